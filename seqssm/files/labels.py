@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ _OPEN, _CLOSE = "[{(", "]})"
 _KINDS = ("[]", "{}", "()")
 _QUOTED = r"""(?:'[^']*'|"[^"]*")"""
 _ARRAY = re.compile(rf"\[\s*{_QUOTED}(?:\s+{_QUOTED})+\s*\]")  # of NumPy: a literal of Python would join the names
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_NUMBER = r"[+-]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?\d++)?+"  # possessive: linear in cells of digits
 _FLAG = rf"(?:{_NUMBER}|true|false|nan)"
 _NUMBERS = re.compile(rf"[\[(]?\s*{_FLAG}(?:\s+{_FLAG})+\s*[\])]?", re.IGNORECASE)
 _ONE = re.compile(_FLAG, re.IGNORECASE)
 _SCALAR = re.compile(rf"\b(?:np|numpy)\.\w+\(({_QUOTED}|{_NUMBER}|True|False)\)")  # np.str_('a')
-_NESTED = re.compile(rf"[\[(]\s*[\[(](?:[\[\](),\s]|{_FLAG})*", re.IGNORECASE)  # [[1. 0.] [0. 1.]] of NumPy
+_NESTED = re.compile(rf"[\[(]\s*+[\[(](?:[\[\](),\s]|{_FLAG})*+", re.IGNORECASE)  # [[1. 0.] [0. 1.]] of NumPy
 _BYTES = re.compile(rf"(?:^|[\[{{(,;|\s])[bB]{_QUOTED}")
 _PRINTED = re.compile(
     r"<(?:class|function|generator|tf\.Tensor|[\w.]+ object)\b.*>|(?:(?:np|numpy)\.\w+|tensor)\(.*\)|.*\bdtype: \w+",
@@ -40,6 +41,7 @@ _BOUND = re.compile(r"[+-]?(?:\.?\d.*|inf(?:inity)?|∞)", re.IGNORECASE)  # of 
 MARKS = r"[,;|]"
 """Separators of labels, as a regular expression."""
 SHOWN = 40  # letters of a cell in a message
+MAX_ENDS = 8  # brackets tried as the end of the list in a call
 
 
 def parse_notation(text: str) -> list[Any] | dict[Any, Any] | None:
@@ -58,8 +60,8 @@ def parse_notation(text: str) -> list[Any] | dict[Any, Any] | None:
         return []
     call = _CALL.match(text)
     if call:
-        ends = [mark.end() for mark in re.finditer(r"[\]})]", text) if _REST.fullmatch(text, mark.end())]
-        inner = (parse_notation(text[call.end() : end]) for end in ends)
+        ends = (mark.end() for mark in re.finditer(r"[\]})]", text) if _REST.fullmatch(text, mark.end()))
+        inner = (parse_notation(text[call.end() : end]) for end in islice(ends, MAX_ENDS))
         return next((one for one in inner if one is not None), None)
     if text[:1] not in _OPEN or text[-1:] not in _CLOSE or not text:
         return None
@@ -125,7 +127,7 @@ def _value(text: str, whole: bool = False) -> Any:
     """Return a number or a flag without quotes, else the text; `whole` keeps integers."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    if whole and re.fullmatch(r"[+-]?\d+", text):
+    if whole and re.fullmatch(r"[+-]?\d{1,4000}", text):  # Python refuses longer ones
         return int(text)
     with contextlib.suppress(ValueError):
         return float(text)

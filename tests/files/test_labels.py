@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pandas as pd
@@ -122,3 +123,18 @@ NAMES = ["[Eubacterium] rectale", "(0.0, 0.5]", "[10, 20)", "2,4-D", "[2,4-D]", 
 
 def test_names_of_one_class_may_have_brackets_and_commas():
     require_one_class(NAMES, Path("m.csv"), str, "")
+
+
+UNITS = ("1", "1.", "[", "]", "'", '"', "a ", "a' ", "]=x)")
+ENDS = (("[", "]"), ("[[", "x]]"), ("array([", "])"))
+LONG = [first + unit * (10_000 // len(unit)) + last for unit in UNITS for first, last in ENDS]
+LONG += ["1" * 10_000, "array(" + "['a'],=" * 1_000 + ")"]
+
+
+def test_long_cells_end():
+    """Numbers of 20 digits in brackets took minutes: each digit doubled the ways to read them."""
+    for cell in ["[[" + "1" * 20 + "x]]", *LONG]:
+        with contextlib.suppress(InputError):
+            read("AF", cell)
+        with contextlib.suppress(InputError):
+            require_one_class(["AF", cell], Path("m.csv"), str, "")
