@@ -33,6 +33,8 @@ def kfold(domain: Domain, argv: list[str]) -> int:
     try:
         run(domain, study)
     except KeyboardInterrupt:
+        if not (study.begun.is_set() or study.resume):
+            raise KeyboardInterrupt from None
         words = [word for word in argv if word not in ("--resume", "--overwrite")]
         raise KeyboardInterrupt(f"seqssm {domain.name} kfold {shlex.join(words)} --resume") from None
     return 0

@@ -19,6 +19,7 @@ from seqssm.given import select
 from seqssm.training.sizes import LARGEST_BATCH, PATIENCE, TIMEOUT, WAITING, most_processes
 
 if TYPE_CHECKING:
+    from seqssm.files.disk import Begun
     from seqssm.prediction.job import Job, Result
 
 PRECISION = {
@@ -76,10 +77,11 @@ def predict(argv: list[str], domain: Domain | None = None) -> int:
     }
     options = parser.parse(argv, others)
     job = build_job(options, domain)
-    from seqssm.prediction.job import run_job
+    from seqssm.files.disk import Begun
+    from seqssm.prediction.job import manifest_of, run_job
     from seqssm.prediction.launch import processes
 
-    with interruptible(name, argv), processes(options.devices, job) as group:
+    with interruptible(name, argv, Begun(manifest_of(job), job.resume)), processes(options.devices, job) as group:
         with Progress(group.rank == 0) as progress:
             result = run_job(group, job, progress.show if group.rank == 0 else None)
         if group.rank > 0:
@@ -192,8 +194,8 @@ def build_job(options: Parsed, domain: Domain | None) -> Job:
 
 
 @contextmanager
-def interruptible(name: str, argv: list[str]) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the job so that it can be continued, and print the command for that."""
+def interruptible(name: str, argv: list[str], begun: Begun) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the job so that it can be continued; once it has begun, print the command."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -205,6 +207,8 @@ def interruptible(name: str, argv: list[str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        if not begun:
+            raise KeyboardInterrupt from None
         words = [word for word in argv if word not in ("--resume", "--overwrite")]
         raise KeyboardInterrupt(f"{name} {shlex.join(words)} --resume") from None
     finally:

@@ -29,6 +29,30 @@ TROUBLE = {
 }
 
 
+class Begun:
+    """Whether a command has begun its work, so that it can be continued if it is interrupted.
+
+    Args:
+        file: file that the command writes first; an earlier command may have left one.
+        resume: whether this command continues the earlier one.
+    """
+
+    def __init__(self, file: Path, resume: bool) -> None:
+        self.file = file
+        self.before = None if resume else self._state()
+
+    def _state(self) -> tuple[int, int] | None:
+        try:
+            found = self.file.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def __bool__(self) -> bool:
+        now = self._state()
+        return now is not None and now != self.before
+
+
 @contextmanager
 def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:
     """Open a file that is renamed to `path` once it is complete and on disk.

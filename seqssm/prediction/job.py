@@ -92,7 +92,7 @@ class WorkFolder:
 
     def __init__(self, job: Job) -> None:
         self.job, self.path = job, parts_folder(job.output)
-        self.manifest = self.path / "job.json"
+        self.manifest = manifest_of(job)
         if job.output.is_dir():
             raise InputError("is a folder; --output takes a file", file=job.output)
         begun = self.manifest.is_file()
@@ -160,6 +160,11 @@ class WorkFolder:
                 path.unlink()
         self.lock.release()
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def manifest_of(job: Job) -> Path:
+    """Path of the properties of a job that has begun."""
+    return parts_folder(job.output) / "job.json"
 
 
 def parts_folder(output: Path) -> Path:

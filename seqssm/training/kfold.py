@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -66,6 +67,7 @@ class Study:
         output: folder of all runs; by default ``runs/<domain>/<preset>-kfold``.
         resume: whether to continue without repeating finished runs.
         overwrite: whether to replace the runs in the folder.
+        begun: whether the folder holds this study, so that it can be continued; set by `kfold`.
     """
 
     configs: list[str]
@@ -77,6 +79,7 @@ class Study:
     output: str | None = None
     resume: bool = False
     overwrite: bool = False
+    begun: threading.Event = field(default_factory=threading.Event, init=False, compare=False)
 
 
 def kfold(domain: Domain, study: Study) -> RunFolder:
@@ -108,6 +111,7 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
     with folder.lock():
         content = {"config": texts, "overrides": study.overrides, "folds": study.folds, "windows": study.windows}
         moved = prepare(folder, content, study.resume, origin.flags_of_files(contents))
+        study.begun.set()
         if study.resume:
             require_same_data(domain, folder, cells, study, moved)
         rows: list[dict[str, Any]] = []

@@ -19,7 +19,7 @@ from seqssm.domain import Domain, resolve
 from seqssm.environment import drop_stray_ranks, launch
 from seqssm.errors import InputError, no_such_file, other_domain
 from seqssm.files import notes
-from seqssm.files.disk import require_named
+from seqssm.files.disk import Begun, require_named
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
 from seqssm.training import migration, origin
@@ -197,8 +197,10 @@ def _train(
         elif resume and first:
             folder.require_restartable()
             print("no checkpoint yet: starting from the beginning")
-        hint = f"seqssm {domain.name} fit --resume {shlex.quote(str(folder.path))}"
-        with supervised(cli.trainer, hint, lock.release if lock else lambda: None), notes.collected() as lines:
+        begun = Begun(folder.path / CONFIG, resume)
+        again = f"seqssm {domain.name} fit --resume {shlex.quote(str(folder.path))}"
+        release = lock.release if lock else lambda: None
+        with supervised(cli.trainer, lambda: again if begun else "", release), notes.collected() as lines:
             about = About(folder, options.command, resume, lines)
             keeper = _run_fit(cli, folder, checkpoint, resume, overwrite, about)
             if first:

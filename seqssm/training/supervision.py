@@ -45,11 +45,11 @@ class Watch(threading.Thread):
 
     Args:
         trainer: the trainer of this process.
-        hint: command that continues the run, for the message; empty if there is none.
+        hint: returns the command that continues the run, for the message; empty if there is none yet.
         release: called before this process is ended.
     """
 
-    def __init__(self, trainer: Any, hint: str, release: Callable[[], None]) -> None:
+    def __init__(self, trainer: Any, hint: Callable[[], str], release: Callable[[], None]) -> None:
         super().__init__(daemon=True, name="seqssm-watch")
         self.launcher, self.rank = trainer.strategy.launcher, trainer.global_rank
         self.local_rank, self.hint, self.release = trainer.local_rank, hint, release
@@ -103,10 +103,15 @@ class Watch(threading.Thread):
         """Whether Ctrl-C or SIGTERM ended the other process, which can be before this one has noticed it."""
         return self.lost is not None and self.lost[1] in (ExitCode.INTERRUPTED, -signal.SIGINT, -signal.SIGTERM)
 
+    def advice(self) -> str:
+        """End of a message: the command that continues the run, if there is one."""
+        hint = self.hint()
+        return f"; continue with: {hint}" if hint else ""
+
     def message(self) -> str:
         assert self.lost is not None
         rank, code = self.lost
-        hint = f"; continue with: {self.hint}" if self.hint else ""
+        hint = self.advice()
         if self.interrupted:
             return f"interrupted{hint}"
         if code < 0:
@@ -127,16 +132,18 @@ class Watch(threading.Thread):
 
 
 @contextmanager
-def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambda: None) -> Iterator[None]:
+def supervised(
+    trainer: Any, hint: Callable[[], str] = lambda: "", release: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Run a trainer's entry point; raise what ended it as an exception that the command line translates.
 
     Args:
         trainer: the trainer, not yet started.
-        hint: command that continues the run, empty if there is none.
+        hint: returns the command that continues the run, empty if there is nothing to continue yet.
         release: frees resources if this process must be ended from another thread.
 
     Raises:
-        KeyboardInterrupt: interrupted or terminated, in rank 0; its text is `hint`.
+        KeyboardInterrupt: interrupted or terminated, in rank 0; its text is that of `hint`.
         SystemExit: in the other processes; rank 0 reports. The code is 0 if all processes agreed to stop, and that of
             an interruption otherwise: rank 0 may be waiting for this process.
         InputError: another process ended, or did not respond in time.
@@ -153,7 +160,7 @@ def supervised(trainer: Any, hint: str = "", release: Callable[[], None] = lambd
         watch.stop_others()
         if trainer.global_rank > 0:
             raise SystemExit(ExitCode.OK if isinstance(stop, SIGTERMException) else ExitCode.INTERRUPTED) from None
-        raise KeyboardInterrupt(hint) from None
+        raise KeyboardInterrupt(hint()) from None
     except InputError:
         watch.stop_others()
         raise
@@ -183,11 +190,11 @@ def _explain(error: RuntimeError, trainer: Any, watch: Watch) -> None:
         watch.look()
         time.sleep(LOOK)
     if watch.interrupted:
-        raise KeyboardInterrupt(watch.hint) from error
+        raise KeyboardInterrupt(watch.hint()) from error
     if watch.lost is not None:
         raise InputError(watch.message()) from error
     watch.stop_others()
-    hint = f"; continue with: {watch.hint}" if watch.hint else ""
+    hint = watch.advice()
     if late:
         raise InputError(f"another process did not respond in time (--timeout SECONDS){hint}") from error
     raise InputError(f"another process of this run ended{hint}") from error

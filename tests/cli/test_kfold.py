@@ -82,6 +82,21 @@ def test_resume_runs_only_what_is_missing(toy, monkeypatch, capsys):
     assert "different options" in capsys.readouterr().err
 
 
+def test_an_interrupt_before_the_first_fit_advises_nothing(toy, monkeypatch, capsys):
+    """The advised --resume would continue the study that --overwrite was to replace."""
+    from seqssm.training import kfold
+
+    assert main([*STUDY, "--models", "mean"]) == 0
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kfold, "require_models", stop)
+    capsys.readouterr()
+    assert main([*STUDY, "--models", "mean", "--overwrite"]) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "seqssm: interrupted"
+
+
 def test_overwrite_repeats_all_runs(toy):
     assert main(STUDY) == 0
     before = folds()

@@ -80,6 +80,22 @@ def test_interrupted_and_resumed_gives_an_equal_file(run, numbers, monkeypatch, 
     assert sorted(os.listdir()) == ["out.csv", "whole.csv"]
 
 
+def test_an_interrupt_before_the_first_batch_advises_nothing(run, numbers, monkeypatch, capsys):
+    """The advised --resume would find the output that --overwrite was to replace, and fail."""
+    from seqssm.prediction.job import WorkFolder
+
+    path = numbers(4)
+    assert predict(run, path, "--output", "out.csv") == 0
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(WorkFolder, "prepare", stop)
+    capsys.readouterr()
+    assert predict(run, path, "--output", "out.csv", "--overwrite") == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "seqssm: interrupted"
+
+
 def test_resume_predicts_only_what_is_missing(run, numbers, monkeypatch):
     path = numbers(10)
     assert interrupted(run, path, monkeypatch, after=3) == 130

@@ -111,16 +111,21 @@ def test_sigterm_before_the_first_batch(toy):
     assert not Path("run").exists()
 
 
-def test_sigterm_in_the_data_of_a_fit(toy, monkeypatch, capsys):
+@pytest.mark.parametrize("before", [False, True])
+def test_sigterm_in_the_data_of_a_fit(toy, monkeypatch, capsys, before):
+    """Before it has anything to resume; an earlier run, which it was to overwrite, is not what to continue."""
     from seqssm_toy.data import ToyData
 
+    if before:
+        assert main([*FIT, "--trainer.max_epochs", "1"]) == 0
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a plain Trainer of another test may have left a handler
     with monkeypatch.context() as patch:
         patch.setattr(ToyData, "setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-        assert main(FIT) == ExitCode.INTERRUPTED
+        assert main([*FIT, *["--overwrite"] * before]) == ExitCode.INTERRUPTED
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert "interrupted; continue with: seqssm toy fit --resume run" in capsys.readouterr().err
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "seqssm: interrupted"
+    assert Path("run/last.ckpt").exists() == before
     assert not Path("run/.lock").exists()
 
 
@@ -144,9 +149,9 @@ def test_sigterm_to_the_second_process_before_its_first_batch(toy, seconds):
     os.kill(job.workers()[0], signal.SIGTERM)
     code, printed = job.end()
     assert code == ExitCode.INTERRUPTED, printed
-    assert [line for line in printed.splitlines() if line.startswith("seqssm: ")] == [
-        "seqssm: interrupted; continue with: seqssm toy fit --resume run"
-    ]
+    assert [line for line in printed.splitlines() if line.startswith("seqssm: ")] == ["seqssm: interrupted"], (
+        "the run folder has nothing to resume yet"
+    )
     assert not Path("run/.lock").exists()
 
 
@@ -245,7 +250,7 @@ def test_two_processes_of_a_prediction(run, numbers, number):
 )
 def test_the_cause_of_death_of_the_other_process_is_reported(code, message, outcome):
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None), global_rank=0, local_rank=0)
-    watch = Watch(trainer, "again", lambda: None)
+    watch = Watch(trainer, lambda: "again", lambda: None)
     watch.lost = (1, code)
     assert watch.message().startswith(message)
     assert watch.code() == outcome
@@ -260,7 +265,7 @@ def test_lightning_does_not_kill_this_process_when_another_one_has_ended():
     observer = _ChildProcessObserver(bystander.pid, [other], sleep_period=1)
     observer.start()
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=None), global_rank=0, local_rank=0)
-    Watch(trainer, "again", lambda: None).look()
+    Watch(trainer, lambda: "again", lambda: None).look()
     other.wait()
     observer.join(PATIENCE)
     assert not observer.is_alive()
