@@ -22,6 +22,7 @@ YEAR_FIRST = (
     r"(?:[ Tt](?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
     r"(?P<hours>[+-]\d{2})?)? ?(?P<offset>Z|z|UTC|GMT|[+-]\d{2}:?\d{2})?$"
 )
+WHOLE = re.compile(r"-?\d+(\.0*)?")
 SERIALS = (20_000, 80_000)  # 1954 to 2119
 
 
@@ -193,9 +194,19 @@ class _Reader:
         if bad.mean() > 0.5 and (found := self._period()) is not None:
             return found
         if bad.any():
-            odd = periods.odd_one_out(list(self.cells)) if bad.mean() > 0.5 else None
+            odd = self._odd_one_out() if bad.mean() > 0.5 else None
             raise self.not_a_date(int(bad.argmax()) if odd is None else odd)
         return self._year_first({one.name: fields.field(one.name) for one in fields.type})
+
+    def _odd_one_out(self) -> int | None:
+        """Return the code of the first cell that lacks the form of at least half of the cells, or None."""
+        cells = list(self.cells)
+        found = periods.odd_one_out(cells)
+        for is_number in (lambda cell: epochs.read([cell]) is not None, WHOLE.fullmatch):
+            good = [bool(is_number(cell)) for cell in cells] if found is None else []
+            if not all(good) and 2 * sum(good) >= len(good):
+                found = good.index(False)
+        return found
 
     def _year_first(self, fields: dict) -> Dates:
         def number(name: str) -> np.ndarray:
@@ -236,7 +247,7 @@ class _Reader:
         cells = list(self.cells)
         months = self.step.count if isinstance(self.step, steps.Months) else None
         weeks = isinstance(self.step, steps.Fixed) and self.step.length % steps.WEEK == 0
-        whole = all(re.fullmatch(r"-?\d+(\.0*)?", cell) for cell in cells)
+        whole = all(WHOLE.fullmatch(cell) for cell in cells)
         found = None if whole and self.axis == "numbers" else periods.read(cells, months, weeks)
         if found is not None:
             return Dates(found.values, found.offset, notes=[f"dates such as {cells[0]} read as {found.form}"])

@@ -172,6 +172,16 @@ def test_large_numbers_that_are_no_times(run, text, dates, message):
         run(with_dates(text, [str(date) for date in dates]))
 
 
+@pytest.mark.parametrize("first", [0, 1700000000, 1700000000000])
+@pytest.mark.parametrize(("cell", "words"), [("", "no date"), ("n/a", "'n/a' is not a date"), ("1e", "'1e' is not a")])
+def test_a_damaged_cell_among_numbers_is_named(run, text, first, cell, words):
+    """The first valid cell was named."""
+    dates = [str(first + k) for k in range(ROWS)]
+    dates[5] = cell
+    with pytest.raises(InputError, match=f"line 7, column date: {words}"):
+        run(with_dates(text, dates))
+
+
 def test_columns_of_folds_are_reported(run, text):
     """They were series, or ignored, without a word."""
     what = "column kfold holds folds (0 to 2) and is not used for the split; series are split by time (--data.split,"
