@@ -17,6 +17,7 @@ from typing import Any
 
 from seqssm.errors import InputError
 from seqssm.files.numbers import MISSING
+from seqssm.files.splits import FLAGS, TRUE
 from seqssm.files.tables import Table
 
 _OPEN, _CLOSE = "[{(", "]})"
@@ -77,7 +78,7 @@ def parse_notation(text: str) -> list[Any] | dict[Any, Any] | None:
             return list(made) if isinstance(made, list | tuple | set) else None
     pairs = [part.partition(":") for part in text[1:-1].split(",")]
     if text[0] == "{" and all(mark for _, mark, _ in pairs):
-        return {_unquoted(name): _value(value.strip()) for name, _, value in pairs}
+        return {_unquoted(name): _value(_unquoted(value), whole=True) for name, _, value in pairs}
     return None
 
 
@@ -144,8 +145,8 @@ def read_label_cells(
 ) -> tuple[list[list[str]], list[str]]:
     """Split the cells of a column with several labels per row.
 
-    Lists have one label per item. Of dicts of 0 and 1, the keys with 1 are labels; of dicts with other values
-    (likelihoods as in PTB-XL), every key is.
+    Lists have one label per item. Of dicts of 0 and 1, the keys with 1 are labels; of dicts of likelihoods in percent
+    (PTB-XL), every key is. Keys with missing values are not.
 
     Args:
         table: table with text columns.
@@ -157,7 +158,7 @@ def read_label_cells(
         (The labels of each row, without duplicates, in the order of the cell; remarks for the user).
 
     Raises:
-        InputError: cells are vectors of numbers, nested, not closed, or printed objects.
+        InputError: cells are vectors of numbers, nested, not closed, or printed objects, or dicts with unusual values.
     """
     texts = [str(cell).strip() for cell in table.frame[column]]
     made = {text: None if text in whole else parse_notation(text) for text in set(texts)}
@@ -165,24 +166,64 @@ def read_label_cells(
     for row, text in enumerate(texts):
         if text in damaged:
             raise InputError(damaged[text], file=table.path, place=table.place(row, column))
-    values = [value for one in made.values() if isinstance(one, dict) for value in one.values()]
-    flags = bool(values) and all(value in (0, 1) for value in values) and 1 in values
-    notes = []
-    if values:
-        notes.append(
-            "labels are dicts of 0 and 1: names with 0 are absent"
-            if flags
-            else "labels are dicts: every name counts, whatever its value (a likelihood)"
-        )
-    items = {text: _items(text, one, marks, flags, whole) for text, one in made.items()}
+    dicts = {text: one for text, one in made.items() if isinstance(one, dict)}
+    names, notes = _read_dicts(texts, dicts, table.path, lambda row: table.place(row, column))
+    items = {text: names[text] if text in names else _items(text, one, marks, whole) for text, one in made.items()}
     vectors = {text: items[text] for text in items if not isinstance(made[text], dict)}
     _refuse_vectors(texts, vectors, table.path, lambda row: table.place(row, column))
     return [list(dict.fromkeys(filter(None, items[text]))) for text in texts], notes
 
 
-def _items(text: str, made: Any, marks: str, flags: bool, whole: Collection[str]) -> list[str]:
-    if isinstance(made, dict):
-        return [str(name).strip() for name, value in made.items() if value or not flags]
+def _read_dicts(
+    texts: Sequence[str], dicts: Mapping[str, dict[Any, Any]], path: Path, place: Callable[[int], str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Labels of the dicts of a column, and a note: names with 1 of flags, every name of likelihoods.
+
+    Likelihoods are numbers from 0 to 100, more of them above 1 than equal to 1 and one at least 10, or zeros written
+    as 0.0. Other columns are flags: a value that is neither 0 nor 1 is an error. Names with missing values are absent.
+    """
+    parts = [value for one in dicts.values() for value in one.values()]
+    if not parts:
+        return {text: [] for text in dicts}, []
+    every = "labels are dicts: every name counts, whatever its value (a likelihood)"
+    if all(isinstance(value, dict | list | tuple) for value in parts):
+        return {text: [str(name).strip() for name in one] for text, one in dicts.items()}, [every]
+    levels = {text: {name: _level(value) for name, value in one.items()} for text, one in dicts.items()}
+    found = [level for text in texts for level in levels.get(text, {}).values() if level is not None]
+    percent = [level for level in found if 1 < level <= 100]
+    likely = len(percent) > sum(level == 1 for level in found) and max(percent) >= 10
+    zeros = bool(found) and not any(found) and any(isinstance(value, float) and value == 0 for value in parts)
+    for row, text in enumerate(texts):
+        wrong = [
+            name
+            for name, level in levels.get(text, {}).items()
+            if level is not None and not (0 <= level <= 100 if likely else level in (0, 1))
+        ]
+        if wrong:
+            expected = "a likelihood from 0 to 100" if likely else "0 or 1 in every row, or likelihoods in percent"
+            message = f"{_shown(text)} has the value {dicts[text][wrong[0]]!r} for {wrong[0]!r}; expected {expected}"
+            raise InputError(message, file=path, place=place(row))
+    counts = likely or zeros
+    names = {
+        text: [str(name).strip() for name, level in one.items() if level is not None and (level or counts)]
+        for text, one in levels.items()
+    }
+    return names, [every if counts else "labels are dicts of 0 and 1: names with 0 are absent"]
+
+
+def _level(value: Any) -> float | None:
+    """Number or flag of a name in a dict; None where it is missing, NaN for other text."""
+    word = str(value).strip().lower()
+    if word in MISSING:
+        return None
+    if word in FLAGS:
+        return float(word in TRUE)
+    with contextlib.suppress(ValueError):
+        return float(word)
+    return float("nan")
+
+
+def _items(text: str, made: Any, marks: str, whole: Collection[str]) -> list[str]:
     if isinstance(made, list):
         return [str(part).strip() for part in made if part is not None]
     if text in whole:

@@ -138,3 +138,28 @@ def test_long_cells_end():
             read("AF", cell)
         with contextlib.suppress(InputError):
             require_one_class(["AF", cell], Path("m.csv"), str, "")
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (["{'AF': 1, 'SR': 0}", "{'AF': None, 'SR': 1}"], [["AF"], ["SR"]]),
+        (["{'AF': 1, 'SR': 0}", "{'AF': nan, 'SR': 1}"], [["AF"], ["SR"]]),
+        (["{'AF': '1', 'SR': '0'}", "{'AF': 'False', 'SR': 'True'}"], [["AF"], ["SR"]]),
+        (["{'AF': 'yes', 'SR': 'no'}", "{'AF': 0, 'SR': 0}"], [["AF"], []]),
+        (["{AF: 0, SR: 0}"], [[]]),
+        (["{'AF': 100.0, 'SR': 0.0}", "{'SR': 0.0}", "{'AF': 15.0, 'SR': None}"], [["AF", "SR"], ["SR"], ["AF"]]),
+        (["{'AF': 0.0}"], [["AF"]]),
+    ],
+)
+def test_flags_likelihoods_and_missing_values_in_dicts(cells, names):
+    """A missing value or a word in one row made every 0 of the column a label."""
+    assert read(*cells) == names
+
+
+@pytest.mark.parametrize("value", ["2", "-1", "0.5", "'maybe'", "100", "[1]"])
+def test_a_value_that_is_not_a_flag_names_its_row(value):
+    with pytest.raises(InputError, match=r"row 3, column labels: .* has the value .* for 'SR'; expected 0 or 1"):
+        read("{'AF': 1, 'SR': 0}", "{'AF': 0, 'SR': 1}", f"{{'AF': 0, 'SR': {value}}}")
+    with pytest.raises(InputError, match=r"row 2, .* has the value -1 for 'SR'; expected a likelihood from 0 to 100"):
+        read("{'AF': 100.0, 'SR': 0.0}", "{'SR': -1}")
