@@ -148,8 +148,8 @@ class _Reader:
         if hint is None and not any(character.isdigit() for character in text) and row:
             text_file = self.table.dialect.kind == "text"
             hint = f"--data.skip_rows [{self.table.lines[row]}] leaves the line out" if text_file else "delete the row"
-        elif hint is None and re.fullmatch(r"\d\.?\d*[eE]\+?\d+", text):
-            hint = "it is a rounded number; write all of its digits, or dates such as 2016-07-31 18:00:00"
+        elif hint is None and epochs.ROUNDED.fullmatch(text):
+            hint = epochs.WRITE
         elif hint is None and form:
             hint = f"expected the form {form}"
         elif hint is None:

@@ -19,6 +19,11 @@ SMALLEST = UNITS[0][0]
 _NUMBER = re.compile(r"\d+(?:\.\d*)?(?:[eE]\+?\d{1,2})?")
 
 
+ROUNDED = re.compile(r"\d\.?\d*[eE]\+?\d+")
+"""A number with an exponent; one that is not read as a time lacks digits."""
+WRITE = "it is a rounded number; write all of its digits, or dates such as 2016-07-31 18:00:00"
+
+
 def read(cells: Sequence[str]) -> tuple[np.ndarray, str] | None:
     """Read numbers since 1970, which may have fractions (``1700000000.25``) or an exponent.
 

@@ -96,7 +96,10 @@ def borders_by_date(series: Series, lookback: int, val_from: str, test_from: str
             if moment.tzinfo is not None:
                 moment = moment.tz_convert(series.zone or "UTC").tz_localize(None)
         except (ValueError, TypeError):
-            raise InputError(f"--data.{flag} {text}: not a year-first date (2024-01-31, 2024-01-31 18:00)") from None
+            what = "not a year-first date (2024-01-31, 2024-01-31 18:00) or seconds since 1970 (1700000000)"
+            if epochs.ROUNDED.fullmatch(str(text).strip()):
+                what = f"not a date; {epochs.WRITE}"
+            raise InputError(f"--data.{flag} {text}: {what}") from None
         starts.append(int(np.flatnonzero(clock >= moment)[0]) if (clock >= moment).any() else len(series))
     train, val = starts
     if not 0 < train < val < len(series):

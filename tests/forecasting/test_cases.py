@@ -203,6 +203,16 @@ def test_the_split_takes_seconds_since_1970(run, text):
     assert found["test"] == (3 * ROWS // 4 - 4, ROWS)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("1.7018e9", "it is a rounded number; write all of its digits"), ("-5", "seconds since 1970"), ("0", "seconds")],
+)
+def test_a_split_at_another_number_says_what_is_accepted(run, text, given, words):
+    series = run(with_dates(text, [str(1577836800 + 3600 * k) for k in range(ROWS)])).series
+    with pytest.raises(InputError, match=f"--data.val_from {given}: not a .*{words}"):
+        borders_by_date(series, 4, given, "2020-01-02 21:00")
+
+
 def test_times_where_the_model_has_integers_are_named(tmp_path):
     """They were 'not a date; set --data.date_format'."""
     path = tmp_path / "x.csv"
