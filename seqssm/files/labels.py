@@ -23,7 +23,10 @@ from seqssm.files.tables import Table
 _OPEN, _CLOSE = "[{(", "]})"
 _KINDS = ("[]", "{}", "()")
 _QUOTED = r"""(?:'[^']*'|"[^"]*")"""
-_ARRAY = re.compile(rf"\[\s*{_QUOTED}(?:\s+{_QUOTED})+\s*\]")  # of NumPy: a literal of Python would join the names
+_ITEM = rf"(?:{_QUOTED}|nan|None)"
+_ARRAY = re.compile(
+    rf"(?=[^'\"]*['\"])[\[{{(]\s*{_ITEM}(?:\s+{_ITEM})+\s*[\]}})]"
+)  # of NumPy: a literal of Python would join the names
 _NUMBER = r"[+-]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?\d++)?+"  # possessive: linear in cells of digits
 _FLAG = rf"(?:{_NUMBER}|true|false|nan)"
 _NUMBERS = re.compile(rf"[\[(]?\s*{_FLAG}(?:\s+{_FLAG})+\s*[\])]?", re.IGNORECASE)
@@ -32,9 +35,12 @@ _SCALAR = re.compile(rf"\b(?:np|numpy)\.\w+\(({_QUOTED}|{_NUMBER}|True|False)\)"
 _NESTED = re.compile(rf"[\[(]\s*+[\[(](?:[\[\](),\s]|{_FLAG})*+", re.IGNORECASE)  # [[1. 0.] [0. 1.]] of NumPy
 _BYTES = re.compile(rf"(?:^|[\[{{(,;|\s])[bB]{_QUOTED}")
 _PRINTED = re.compile(
-    r"<(?:class|function|generator|tf\.Tensor|[\w.]+ object)\b.*>|(?:(?:np|numpy)\.\w+|tensor)\(.*\)|.*\bdtype: \w+",
+    r"<(?:class|function|generator|tf\.Tensor|[\w.]+ object)\b.*>|(?:(?:np|numpy)\.\w+|tensor)\(.*\)|.*\bdtype: \w+\)?"
+    r"|<[\w.]+: [^<>]+>|array\([\d.]*\)|.*\bCategories \(\d+, \w+\):.*",
     re.DOTALL,
 )
+_DOTS = re.compile(r"\[.*[\s,]\.\.\.[\s,].*\]", re.DOTALL)  # ['a' ... 'b'] of NumPy
+_PAIR = re.compile(r"[^\W\d][\w -]*[:=]\s*(?:[01]|true|false)", re.IGNORECASE)  # AF: 1
 _CALL = re.compile(r"[A-Za-z_][\w.]*\(\s*(?=[\[{(])")  # frozenset({'a'}), array(['a'], dtype=object)
 _REST = re.compile(r"\s*(?:,\s*\w+\s*=.*)?\)", re.DOTALL)  # of a call, after the list
 _EMPTY = re.compile(r"(?:frozenset|set|list|tuple|dict)\(\)")
@@ -171,6 +177,9 @@ def read_label_cells(
     items = {text: names[text] if text in names else _items(text, one, marks, whole) for text, one in made.items()}
     vectors = {text: items[text] for text in items if not isinstance(made[text], dict)}
     _refuse_vectors(texts, vectors, table.path, lambda row: table.place(row, column))
+    for text in items:
+        if text not in whole and text[:1] + text[-1:] in _KINDS:
+            items[text] = [name for name in items[text] if name not in ("nan", "NaN", "None", "null", "<NA>")]
     return [list(dict.fromkeys(filter(None, items[text]))) for text in texts], notes
 
 
@@ -236,7 +245,7 @@ def _damage(made: Any, text: str) -> str | None:
     message = None
     if isinstance(made, list) and any(isinstance(part, list | dict | tuple | set) for part in made):
         message = "is nested; expected one list of names of classes"
-    elif isinstance(made, list) and ... in made:
+    elif (isinstance(made, list) and ... in made) or _DOTS.fullmatch(text):
         message = "is abbreviated; expected all names of classes"
     elif _BYTES.search(text):
         message = "is a Python bytes object; decode the column before you write it (.str.decode('utf-8'))"
@@ -246,6 +255,8 @@ def _damage(made: Any, text: str) -> str | None:
         message = "is nested; expected one list of names of classes"
     elif _PRINTED.fullmatch(text):
         message = "is the text of a Python object; expected names of classes, as in AF;NORM"
+    elif len(parts := re.split(MARKS, text)) > 1 and all(_PAIR.fullmatch(part.strip()) for part in parts):
+        message = "is a list of flags without braces; expected the names that are present, or {AF: 1, SR: 0}"
     elif _is_open(text):
         message = "is a list that is not closed, probably truncated; complete it, or remove the bracket"
     return message and f"{_shown(text)} {message}"

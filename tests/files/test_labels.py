@@ -84,6 +84,14 @@ DAMAGED = {
     "['AF', 'SR')": "is a list that is not closed",
     "[[1. 0.]\n [0. 1.]]": "is nested",
     "tensor(1)": "is the text of a Python object",
+    "['AF' ... 'SR']": "is abbreviated",
+    "[[0.123 0.877] ... [0.5 0.5]]": "is abbreviated",
+    "array(1)": "is the text of a Python object",
+    "<Label.AF: 1>": "is the text of a Python object",
+    "Series([], dtype: object)": "is the text of a Python object",
+    "['AF', 'SR']\nCategories (2, object): ['AF', 'SR']": "is the text of a Python object",
+    "AF: 1, SR: 0": "is a list of flags without braces",
+    "AF=1;SR=0": "is a list of flags without braces",
     "<class 'str'>": "is the text of a Python object",
     "0    AF\n1    SR\nName: labels, dtype: object": "is the text of a Python object",
 }
@@ -163,3 +171,13 @@ def test_a_value_that_is_not_a_flag_names_its_row(value):
         read("{'AF': 1, 'SR': 0}", "{'AF': 0, 'SR': 1}", f"{{'AF': 0, 'SR': {value}}}")
     with pytest.raises(InputError, match=r"row 2, .* has the value -1 for 'SR'; expected a likelihood from 0 to 100"):
         read("{'AF': 100.0, 'SR': 0.0}", "{'SR': -1}")
+
+
+@pytest.mark.parametrize("cell", ["['AF' nan 'SR']", "['AF', nan, 'SR']", "{'AF' 'SR'}", "['AF', None, 'SR']"])
+def test_missing_items_are_not_classes(cell):
+    assert read(cell, "[nan]") == [["AF", "SR"], []]
+
+
+@pytest.mark.parametrize("name", ["AV-block 1:2", "1:2 block", "pH=7", "pH=7; pH=8", "grade: 1", "1:1; 2:1"])
+def test_names_with_numbers_after_colons_stay(name):
+    assert read(name) == [name.split("; ")]
