@@ -10,7 +10,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm_forecasting.series import Series
-from seqssm_forecasting.steps import DAY, OFF, WEEK, Business, Fixed, Months, Observed, Step, parse, span
+from seqssm_forecasting.steps import DAY, OFF, WEEK, Business, Fixed, Months, Observed, Sampled, Step, parse, span
 
 MarkKind = Literal["auto", "none", "year", "quarter", "month", "week", "day", "hour", "minute", "second"]
 
@@ -99,6 +99,9 @@ def _infer(series: Series, dates: np.ndarray, lengths: np.ndarray) -> tuple[Step
             return step, f"the step of {_of(hits, len(lengths))}"
     if len(values) > 1 and values[0] >= DAY and (other := _pandas_step(dates)) is not None:
         return other, f"the step of all {len(lengths)} rows"
+    if (sampled := Sampled.of(dates)) is not None:
+        hits = int(counts[np.abs(values - float(sampled.length)) <= 1].sum())
+        return sampled, f"the step of {_of(hits, len(lengths))}, within 1 microsecond"
     commonest, hits = int(values[counts.argmax()]), int(counts.max())
     if hits * 2 < len(lengths):
         order = counts.argsort()[::-1][:3]
@@ -107,7 +110,7 @@ def _infer(series: Series, dates: np.ndarray, lengths: np.ndarray) -> tuple[Step
             f"irregular dates: the most common step, {span(commonest)}, occurs in only {hits} of {len(lengths)} rows "
             f"({told}); give --data.freq",
             file=series.path,
-            place="column 1",
+            place=f"column {series.axis}",
         )
     return Fixed(commonest), f"the step of {_of(hits, len(lengths))}"
 
@@ -163,7 +166,7 @@ def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
     try:
         position = step.positions(dates, dates[0])
     except (ValueError, OverflowError):
-        raise InputError("dates are out of range", file=series.path, place="column 1") from None
+        raise InputError("dates are out of range", file=series.path, place=f"column {series.axis}") from None
     if position[0] == OFF:
         raise at(series, 0, f"{series.label(0)} does not match the frequency {step.words()}")
     beside = np.flatnonzero(position == OFF)
@@ -171,9 +174,9 @@ def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
         lengths = np.diff(dates).astype(np.int64)
         values, counts = np.unique(lengths, return_counts=True)
         commonest = int(values[counts.argmax()])
-        if isinstance(step, Fixed) and commonest % step.length:
+        if isinstance(step, Fixed) and not isinstance(step, Sampled) and commonest % step.length:
             words = f"its rows come every {span(commonest)}; expected every {step.words()}"
-            raise InputError(words, file=series.path, place="column 1")
+            raise InputError(words, file=series.path, place=f"column {series.axis}")
         row = max(int(beside[0]), 1)
         after = f"{span(int(lengths[row - 1]))} after the row before, where the step is {step.words()}"
         if not isinstance(step, Fixed):
@@ -184,9 +187,9 @@ def _check(series: Series, dates: np.ndarray, step: Step, gaps: bool) -> None:
     if not len(wide) or gaps:
         return
     if isinstance(step, Fixed) and (jumps > 1).all():
-        found = int(np.gcd.reduce(jumps)) * step.length
+        found = round(int(np.gcd.reduce(jumps)) * step.length)
         words = f"its rows come every {span(found)}; expected every {step.words()}"
-        raise InputError(words, file=series.path, place="column 1")
+        raise InputError(words, file=series.path, place=f"column {series.axis}")
     row = int(wide[0]) + 1
     missing = int((jumps[wide] - 1).sum())
     how = "1 row is missing" if missing == 1 else f"{missing} rows are missing in {_count(len(wide), 'place')}"
@@ -253,13 +256,14 @@ def irregularities(series: Series, step: Step) -> tuple[int, int]:
     """Count (duplicate dates, gaps) of a series whose dates are kept."""
     assert series.dates is not None
     lengths = np.diff(series.dates.to_numpy("datetime64[us]")).astype(np.int64)
-    longer = int((lengths > step.length).sum()) if isinstance(step, Fixed) else 0
+    longer = int((lengths > step.length + isinstance(step, Sampled)).sum()) if isinstance(step, Fixed) else 0
     return int((lengths == 0).sum()), longer
 
 
 def at(series: Series, row: int, message: str) -> InputError:
     """Return an error for a row of a series."""
-    return InputError(message, file=series.path, place=series.place(row, "1" if series.lines is not None else None))
+    column = series.axis if series.lines is not None else None
+    return InputError(message, file=series.path, place=series.place(row, column))
 
 
 def _count(number: int, name: str) -> str:

@@ -251,7 +251,11 @@ class _Reader:
         found = None if whole and self.axis == "numbers" else periods.read(cells, months, weeks)
         if found is not None:
             return Dates(found.values, found.offset, notes=[f"dates such as {cells[0]} read as {found.form}"])
-        since = epochs.read(cells)  # also beside an axis of numbers, whose integers are smaller
+        try:
+            since = epochs.read(cells)  # also beside an axis of numbers, whose integers are smaller
+        except epochs.FineError as fine:
+            what = f"{shown(cells[fine.index])} differs from another row only below the resolution of 1 microsecond"
+            raise self.error(fine.index, f"{what}; number the rows 0, 1, 2, ... instead") from None
         if since is not None:
             return Dates(since[0], True, notes=[f"dates such as {cells[0]} read as {since[1]} since 1970, UTC"])
         return self._integers() if whole else None

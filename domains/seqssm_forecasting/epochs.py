@@ -24,11 +24,26 @@ ROUNDED = re.compile(r"\d\.?\d*[eE]\+?\d+")
 WRITE = "it is a rounded number; write all of its digits, or dates such as 2016-07-31 18:00:00"
 
 
+class FineError(ValueError):
+    """Numbers differ only in digits below a microsecond, the resolution of times.
+
+    Args:
+        index: index of the first cell whose time is also that of a cell before it.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+
 def read(cells: Sequence[str]) -> tuple[np.ndarray, str] | None:
     """Read numbers since 1970, which may have fractions (``1700000000.25``) or an exponent.
 
     Args:
         cells: the cells; all must be of one unit.
+
+    Raises:
+        FineError: numbers that differ only below a microsecond.
 
     Returns:
         (Times in UTC, datetime64[us], fractions of a microsecond cut off; name of the unit); None for other cells, and
@@ -42,5 +57,9 @@ def read(cells: Sequence[str]) -> tuple[np.ndarray, str] | None:
     for smallest, largest, unit, name in UNITS:
         if smallest <= min(numbers) and max(numbers) < largest:
             values = np.array([int(number * 1_000_000 / unit) for number in numbers], dtype=np.int64)
+            if len(np.unique(values)) < len(set(numbers)):
+                seen: dict[int, Decimal] = {}
+                number = next(i for i, v in enumerate(values) if seen.setdefault(int(v), numbers[i]) != numbers[i])
+                raise FineError(number)
             return values.astype("datetime64[us]"), name
     return None

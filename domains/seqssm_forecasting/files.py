@@ -201,7 +201,7 @@ def _wide(table: Table, reading: Reading) -> Series:
     if not asked:
         advice = f"{BY_TIME}, and {{column}} is one of the series: --data.columns lists those to read"
         notes += unused_folds(table.frame[columns], advice)
-    series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table))
+    series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table), axis=when)
     return _dated(series, dates, reading)
 
 
@@ -311,7 +311,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     for code, name in enumerate(ids):
         rows = order[ends[code - 1] if code else 0 : ends[code]]
         own = [_name(name), *(f"{one}[{_name(name)}]" for one in extra)]
-        series = Series(path, values[rows], own, None, table.lines[rows], future=own[1:], row=_row(table))
+        series = Series(path, values[rows], own, None, table.lines[rows], future=own[1:], row=_row(table), axis=when)
         series.notes = notes if not made else []
         made.append(
             _dated(series, replace(dates, values=dates.values[rows], notes=[] if made else dates.notes), reading)

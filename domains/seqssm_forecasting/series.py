@@ -29,6 +29,7 @@ class Series:
         notes: messages of the reader.
         numbered: whether the time axis contains integers instead of dates.
         row: term for a row in messages: ``line`` for text files, else ``row``.
+        axis: name of the column of dates, for messages.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Series:
     notes: list[str] = field(default_factory=list)
     numbered: bool = False
     row: str = "line"
+    axis: str = "1"
 
     def __len__(self) -> int:
         return len(self.values)

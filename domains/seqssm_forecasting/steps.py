@@ -11,6 +11,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -91,6 +92,55 @@ class Fixed(Step):
 
     def words(self) -> str:
         return span(self.length)
+
+
+class Sampled(Fixed):
+    """Steps of equal length that is no whole number of microseconds, to which the dates are rounded.
+
+    Args:
+        length: microseconds, a fraction.
+    """
+
+    def __init__(self, length: Fraction) -> None:
+        self.length = length  # type: ignore[assignment]
+        self.name = f"sampled:{length.numerator}/{length.denominator}"
+
+    @staticmethod
+    def of(dates: np.ndarray) -> Sampled | None:
+        """Return the step of dates whose most common steps differ by a microsecond; None for other dates.
+
+        Args:
+            dates: ascending dates; some may be missing.
+        """
+        values, counts = np.unique(np.diff(dates).astype(np.int64), return_counts=True)
+        commonest = int(values[counts.argmax()])
+        near = np.abs(values - commonest) <= 1
+        if commonest < 2 or commonest % 1000 == 0 or not 1 < near.sum() < 3 or 2 * counts[near].sum() < counts.sum():
+            return None
+        total = int((dates[-1] - dates[0]).astype(np.int64))
+        rows = round(total / float(np.average(values[near], weights=counts[near])))
+        rates = (round(1_000_000 * rows / total, -zeros) for zeros in range(6, -1, -1))  # the roundest that fits
+        hertz = [Fraction(1_000_000, int(rate)) for rate in rates if rate >= 1]
+        simple = (Fraction(round(total * below / rows), below) for below in range(2, 1001))
+        for length in (*hertz, *simple, Fraction(total, rows)):
+            if abs(length * rows - total) <= 1 and length.denominator > 1:
+                step = Sampled(length)
+                if 2 * (step.positions(dates, dates[0]) != OFF).sum() > len(dates):
+                    return step
+        return None
+
+    def positions(self, dates: np.ndarray, origin: np.datetime64) -> np.ndarray:
+        apart = (dates - origin).astype("timedelta64[us]").astype(np.int64)
+        above, below = self.length.numerator, self.length.denominator
+        index = (2 * apart * below + above) // (2 * above)
+        return np.where(np.abs(apart * below - index * above) <= below, index, OFF)
+
+    def dates(self, origin: np.datetime64, positions: np.ndarray) -> np.ndarray:
+        above, below = self.length.numerator, self.length.denominator
+        return origin.astype("datetime64[us]") + (2 * positions * above + below) // (2 * below) * US
+
+    def words(self) -> str:
+        return f"{float(self.length):.10g} microseconds"
 
 
 class Months(Step):
@@ -285,6 +335,8 @@ def parse(freq: str, flag: str = "--data.freq") -> Step:
         InputError: the alias is unknown, removed from pandas, or does not go forward.
     """
     text, _, day = str(freq).strip().partition("@")
+    if sampled := re.fullmatch(r"sampled:([1-9]\d*)/([1-9]\d*)", text):
+        return Sampled(Fraction(int(sampled[1]), int(sampled[2])))
     if text.startswith("observed:"):
         return Observed(np.array([int(slot) for slot in text[9:].split(",")]) * 1_000_000)
     old = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]{3})?", text)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
 from seqssm_forecasting import files
+from seqssm_forecasting.calendar import future
 from seqssm_forecasting.data import ForecastingData
 from seqssm_forecasting.reading import Reading
+from seqssm_forecasting.steps import parse
 from seqssm_forecasting.tidy import Policies, tidy
 from seqssm_forecasting.windows import borders_by_date
 
@@ -182,6 +186,32 @@ def test_a_damaged_cell_among_numbers_is_named(run, text, first, cell, words):
         run(with_dates(text, dates))
 
 
+@pytest.mark.parametrize("rate", [3, 44, 256, 44100])
+@pytest.mark.parametrize("gap", [False, True])
+def test_a_rate_whose_step_is_no_whole_microsecond_is_regular(run, text, rate, gap):
+    """Times are read to a microsecond; steps that differ by one were 'irregular'."""
+    seconds = [repr(1700000000 + k / rate) for k in range(ROWS + 1)]
+    if gap:
+        del seconds[7]
+    policies = Policies(gaps="fill", missing="mask")
+    found = run(with_dates(text, seconds), policies=policies)
+    assert found.freq == f"sampled:{Fraction(10**6, rate).numerator}/{Fraction(10**6, rate).denominator}"
+    assert len(found.series) == ROWS + gap
+    assert parse(found.freq) == found.step
+    later = future(found.series.dates[0], found.step, 10**6)[-1]
+    assert abs(later.timestamp() - 1700000000 - 10**6 / rate) < 3e-6
+    assert run(with_dates(text, seconds), policies=policies, freq=found.freq).step == found.step
+    seconds[20] = repr(float(seconds[20]) + 0.25 / rate)
+    with pytest.raises(InputError, match=r"line 22, column date: .* after the row before"):
+        run(with_dates(text, seconds), policies=policies)
+
+
+def test_times_that_differ_below_a_microsecond_are_an_error(run, text):
+    """They were duplicate dates."""
+    with pytest.raises(InputError, match=r"line 3, column date: .* below the resolution of 1 microsecond"):
+        run(with_dates(text, [f"1700000000.{k:09d}" for k in range(ROWS)]))
+
+
 def test_columns_of_folds_are_reported(run, text):
     """They were series, or ignored, without a word."""
     what = "column kfold holds folds (0 to 2) and is not used for the split; series are split by time (--data.split,"
@@ -260,7 +290,7 @@ def test_a_time_axis_of_numbers(run, text):
     assert found.series.label(-1) == "60"
     holed = with_dates(text, range(1, ROWS + 1))
     del holed[10]
-    with pytest.raises(InputError, match=r"line 11, column 1: 11 comes after 9.*1 row is missing"):
+    with pytest.raises(InputError, match=r"line 11, column date: 11 comes after 9.*1 row is missing"):
         run(holed)
     assert len(run(holed, policies=Policies(gaps="fill", missing="mask")).series) == ROWS
 
@@ -268,7 +298,9 @@ def test_a_time_axis_of_numbers(run, text):
 def test_a_gap_names_its_own_line_and_the_policy(run, text):
     lines = with_dates(text, pd.date_range("2000-01-01", periods=ROWS, freq="MS").strftime("%Y-%m-%d"))
     del lines[40]
-    with pytest.raises(InputError, match=r"line 41, column 1: 2003-05-01 comes after 2003-03-01, .*--data.gaps fill"):
+    with pytest.raises(
+        InputError, match=r"line 41, column date: 2003-05-01 comes after 2003-03-01, .*--data.gaps fill"
+    ):
         run(lines)
     found = run(lines, policies=Policies(gaps="fill", missing="linear"))
     assert (found.freq, len(found.series)) == ("MS", ROWS)
@@ -352,7 +384,7 @@ def test_data_frames_are_read_as_files_are(tmp_path, text):
         assert one.hparams["file"] is None
     with pytest.raises(InputError, match=r"DataFrame: row 4, column s0: no value; --data.missing"):
         ForecastingData(file=frame.assign(s0=frame["s0"].where(frame.index != 3)), lookback=6, horizon=2).setup()
-    with pytest.raises(InputError, match=r"DataFrame: row 4, column 1: .*1 row is missing; --data.gaps fill"):
+    with pytest.raises(InputError, match=r"DataFrame: row 4, column date: .*1 row is missing; --data.gaps fill"):
         ForecastingData(file=frame.drop(index=3), lookback=6, horizon=2).setup()
 
 

@@ -138,7 +138,7 @@ def test_numbers_of_months_in_a_frame_keep_october():
 
 
 def test_integers_beyond_the_range_of_dates_are_named(run):
-    with pytest.raises(InputError, match=r"line 7, column 1: 302407 comes after 302405, .*1 row is missing"):
+    with pytest.raises(InputError, match=r"line 7, column date: 302407 comes after 302405, .*1 row is missing"):
         run([f"30240{k}" for k in range(1, 9) if k != 6])
 
 

@@ -46,7 +46,7 @@ def test_a_regular_file_is_unchanged_and_the_evidence_is_reported(run, frame):
 
 def test_gaps(run, frame):
     holes = frame.drop(index=[7, 20, 21, 22])
-    with pytest.raises(InputError, match=r"line 9, column 1: .*4 rows are missing in 2 places; --data\.gaps fill"):
+    with pytest.raises(InputError, match=r"line 9, column date: .*4 rows are missing in 2 places; --data\.gaps fill"):
         run(holes)
     found = run(holes, gaps="fill", missing="forward")
     assert found.notes[0] == "4 missing dates in 2 places filled with empty rows"
@@ -72,7 +72,7 @@ def test_gaps_in_calendar_steps(run):
 def test_duplicates(run, frame):
     equal = pd.concat([frame.iloc[:10], frame.iloc[9:]])
     with pytest.raises(
-        InputError, match=r"line 12, column 1: .* also on line 11 \(1 duplicate date, with equal values"
+        InputError, match=r"line 12, column date: .* also on line 11 \(1 duplicate date, with equal values"
     ):
         run(equal)
     found = run(equal, duplicates="equal")
