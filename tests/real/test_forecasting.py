@@ -133,7 +133,7 @@ def test_irregularities_of_weather(data, capsys):
     assert (module.freq, module.season) == ("10min", 144)
     std = dict(zip(module.series.columns, module.std.tolist()))
     assert std["wv (m/s)"] == pytest.approx(52.10, abs=0.01), "the published scaler counts the cells of -9999"
-    with pytest.raises(InputError, match=r"line 19046, column 1.*2020-05-12 06:00:00 is also on line 19045 .*equal"):
+    with pytest.raises(InputError, match=r"line 19046, column date.*2020-05-12 06:00:00 is also on line 19045 .*equal"):
         tidy([module.series], Policies())
     found = tidy([module.series], Policies(duplicates="equal", gaps="fill", missing="mask", sentinels=(-9999.0,)))
     assert found.notes[0].startswith("81 cells of -9999 read as missing (wv (m/s) 1, max. PAR")
@@ -157,13 +157,13 @@ def edge(tmp_path_factory):
     [
         (
             "missing_timestamps.csv",
-            "line 39, column 1",
+            "line 39, column date",
             r"2016-07-02 14:00:00 comes after .*: 36 rows are missing in 3 places.*--data\.gaps fill",
         ),
         ("nan_cells.csv", "line 12, column HUFL", r"no value \(58 such cells in 4 of the columns\).*--data\.missing"),
         (
             "duplicate_timestamps.csv",
-            "line 43, column 1",
+            "line 43, column date",
             r"2016-07-02 16:00:00 is also on line 42 \(4 duplicate dates",
         ),
         ("non_numeric_cell.csv", "line 79, column MUFL", "'error' is not a number"),
