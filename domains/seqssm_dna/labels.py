@@ -69,7 +69,8 @@ def label_lists(classes: Sequence[str] | None, table: Table, column: str) -> tup
     """
     cells = list(table.frame[column])
     distinct = {str(cell).strip() for cell in cells}
-    marks = r"[;|]" if any(len(split_names(cell, r"[;|]")) > 1 for cell in distinct) else ","
+    strong = r"[;|\n；、]"
+    marks = strong if any(len(split_names(cell, strong)) > 1 for cell in distinct) else ","
     lists, notes = read_label_cells(table, column, marks, set(classes or ()))
     if marks == "," and any(len(split_names(cell, ",")) > 1 for cell in distinct):
         notes.append("labels separated by commas")

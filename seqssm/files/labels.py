@@ -45,8 +45,9 @@ _CALL = re.compile(r"[A-Za-z_][\w.]*\(\s*(?=[\[{(])")  # frozenset({'a'}), array
 _REST = re.compile(r"\s*(?:,\s*\w+\s*=.*)?\)", re.DOTALL)  # of a call, after the list
 _EMPTY = re.compile(r"(?:frozenset|set|list|tuple|dict)\(\)")
 _BOUND = re.compile(r"[+-]?(?:\.?\d.*|inf(?:inity)?|∞)", re.IGNORECASE)  # of an interval
-MARKS = r"[,;|]"
-"""Separators of labels, as a regular expression."""
+MARKS = r"[,;|\n，；、]"
+"""Separators of labels, as a regular expression: also line breaks of a cell, and those of Chinese and Japanese text."""
+_INVISIBLE = re.compile("[\ufeff\u200b-\u200d\u2060]")  # byte order mark, zero-width characters
 SHOWN = 40  # letters of a cell in a message
 MAX_ENDS = 8  # brackets tried as the end of the list in a call
 
@@ -166,7 +167,7 @@ def read_label_cells(
     Raises:
         InputError: cells are vectors of numbers, nested, not closed, or printed objects, or dicts with unusual values.
     """
-    texts = [str(cell).strip() for cell in table.frame[column]]
+    texts = [_INVISIBLE.sub("", str(cell)).strip() for cell in table.frame[column]]
     made = {text: None if text in whole else parse_notation(text) for text in set(texts)}
     damaged = {text: damage for text in made if text not in whole and (damage := _damage(made[text], text))}
     for row, text in enumerate(texts):

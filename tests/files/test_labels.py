@@ -129,6 +129,11 @@ NAMES = ["[Eubacterium] rectale", "(0.0, 0.5]", "[10, 20)", "2,4-D", "[2,4-D]", 
          "AF (new, old)", "array(x)", "frozenset", "[a], [b]", "E. coli, K-12"]  # fmt: skip
 
 
+def test_line_breaks_and_wide_separators_separate_and_invisible_characters_do_not_count():
+    cells = ["AF\nSR", "AF；SR", "AF、SR", "\ufeffAF", "SR\u200b", "['AF'\n 'SR']"]
+    assert read(*cells) == [["AF", "SR"], ["AF", "SR"], ["AF", "SR"], ["AF"], ["SR"], ["AF", "SR"]]
+
+
 def test_names_of_one_class_may_have_brackets_and_commas():
     require_one_class(NAMES, Path("m.csv"), str, "")
 
