@@ -95,7 +95,7 @@ class Fixed(Step):
 
 
 class Sampled(Fixed):
-    """Steps of equal length that is no whole number of microseconds, to which the dates are rounded.
+    """Equal steps whose length is not a whole number of microseconds; dates are rounded to microseconds.
 
     Args:
         length: microseconds, a fraction.

@@ -349,10 +349,8 @@ def tune(bench: Bench, file: Path) -> list[dict[str, Any]]:
         {"back_block": 32},
         {"block": 32},
         {"block": 128},
-        {"fill_forward": 8},
-        {"fill_forward": 24},
-        {"fill_backward": 16},
     ]
+    candidates += [{"fill_forward": 8}, {"fill_forward": 24}, {"fill_backward": 16}]
     candidates += [{"split_forward": 2.0}, {"split_forward": 16.0}, {"split_backward": 2.0}, {"split_backward": 8.0}]
     table = []
     for changes in candidates:

@@ -6,6 +6,9 @@ import os
 
 import pytest
 from seqssm_ecg import simulate
+from seqssm_ecg.files import write_wfdb
+
+from .manifests import COUNT
 
 SMALL = ["--model.d_model", "16", "--model.depth", "1", "--model.d_state", "4", "--data.window_s", "4"]
 SMALL += ["--trainer.accelerator", "cpu", "--model.threads", "1", "--trainer.max_epochs", "2"]
@@ -43,3 +46,12 @@ def trained(made, tmp_path_factory):
     os.environ.clear()
     os.environ.update(before)
     return run
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """24 records of 2 s at 100 Hz."""
+    folder = tmp_path_factory.mktemp("records")
+    for number in range(COUNT):
+        write_wfdb(folder, f"s{number:02d}", simulate.recording([], 2.0, 100.0, number), 100.0)
+    return folder

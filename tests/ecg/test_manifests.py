@@ -1,4 +1,4 @@
-"""Manifests: splits, folds and patients follow the table or are an error; labels; duplicates; every dialect."""
+"""Manifests: splits, folds and patients follow the table or are an error; duplicates; every dialect."""
 
 from __future__ import annotations
 
@@ -12,34 +12,7 @@ from seqssm_ecg.unlabelled import EcgRecordings
 
 from seqssm.errors import InputError
 
-COUNT = 24
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """24 records of 2 s at 100 Hz."""
-    folder = tmp_path_factory.mktemp("records")
-    for number in range(COUNT):
-        write_wfdb(folder, f"s{number:02d}", simulate.recording([], 2.0, 100.0, number), 100.0)
-    return folder
-
-
-def frame(**columns):
-    return pd.DataFrame(
-        {"path": [f"s{n:02d}.hea" for n in range(COUNT)], "fast": [n % 2 for n in range(COUNT)], **columns}
-    )
-
-
-def data_of(records, table, name="m.csv", **options):
-    """The data module of a table beside the records, and the printed text."""
-    path = records / name
-    table.to_csv(path, index=False) if isinstance(table, pd.DataFrame) else path.write_bytes(table)
-    data = EcgData(manifest=str(path), window_s=1, **options)
-    data.setup("fit")
-    return data
-
-
-SPLIT = (["train"] * 2 + ["val", "test"]) * 6
+from .manifests import COUNT, SPLIT, data_of, frame, labels
 
 
 def test_splits_are_those_of_the_table(records, capsys):
@@ -127,47 +100,6 @@ def test_patients_are_kept_together_and_missing_ones_reported(records, capsys):
     assert "3 rows without a patient: each is treated as a separate patient" in printed
     assert "split: at random by patient" in printed
     assert data.identities("train")[0].keys() == {"id", "patient", "samples"}
-
-
-def labels(*cells):
-    return frame().assign(labels=[cells[n % len(cells)] for n in range(COUNT)]).drop(columns="fast")
-
-
-def test_labels_are_split_at_separators_never_at_blanks(records, capsys):
-    data = data_of(records, labels("59118001,426783006", "426783006", "atrial fibrillation; sinus rhythm", "a|b"))
-    assert data.classes.names == ["426783006", "59118001", "a", "atrial fibrillation", "b", "sinus rhythm"]
-    assert "classes: 426783006 12, 59118001 6, a 6, atrial fibrillation 6, b 6, sinus rhythm 6" in (
-        capsys.readouterr().out
-    )
-
-
-def test_rare_classes_are_reported_with_the_nearest_name(records, capsys):
-    table = labels("slow", "fast")
-    table.loc[[1, 2], "labels"] = ["fsat", "SLOW"]
-    data_of(records, table)
-    printed = capsys.readouterr().out
-    assert "classes: SLOW 1, fast 11, fsat 1, slow 11" in printed
-    assert "classes with fewer than 5 records, or possibly misspelt: SLOW 1 (did you mean slow?), fsat 1" in printed
-    assert "fsat 1 (did you mean fast?)" in printed
-
-
-def test_a_class_name_with_a_comma_is_quoted_in_messages(records, capsys):
-    table = frame(
-        **{"status 15, sinus": [n % 3 > 0 for n in range(COUNT)], "rare, odd": [n == 0 for n in range(COUNT)]}
-    )
-    data_of(records, table.astype({"status 15, sinus": int, "rare, odd": int}))
-    printed = capsys.readouterr().out
-    assert 'classes: fast 12, "status 15, sinus" 16, "rare, odd" 1' in printed
-    assert 'possibly misspelt: "rare, odd" 1' in printed
-
-
-def test_empty_labels_are_unknown_and_an_empty_list_is_negative(records, capsys):
-    data = data_of(records, labels("AF", "", "AF", "[]"))
-    printed = capsys.readouterr().out
-    assert "6 records without a known label dropped" in printed
-    assert "write [] for a record without any class" in printed
-    assert sum(len(part) for part in data.split.values()) == COUNT - 6
-    assert float(sum(part.y.sum() for part in (data.train_set, data.val_set, data.test_set))) == 12
 
 
 def test_further_columns(records, capsys):
@@ -355,10 +287,6 @@ def test_columns_with_other_cells_are_no_splits(records, capsys):
     assert "columns ignored: test, device" in capsys.readouterr().out
 
 
-def test_a_comma_in_brackets_belongs_to_the_class(records):
-    assert data_of(records, labels("AF (paroxysmal, new)", "NORM")).classes.names == ["AF (paroxysmal, new)", "NORM"]
-
-
 # -- duplicates --------------------------------------------------------------------------------------------------------
 
 
@@ -432,28 +360,6 @@ def test_columns_by_other_names(records, capsys):
         )
 
 
-def test_labels_as_programs_write_them(records, capsys):
-    cells = ("['AF', 'atrial flutter']", '["AF"]', "{'SR': 100.0, 'AF': 0.0}", "nan")
-    assert data_of(records, labels(*cells)).classes.names == ["AF", "SR", "atrial flutter"]
-    printed = capsys.readouterr().out
-    assert "6 records without a known label dropped" in printed
-    assert "classes: AF 18, SR 6, atrial flutter 6" in printed
-    assert data_of(records, labels("426783006.0", "59118001")).classes.names == ["426783006", "59118001"]
-    data_of(records, labels("AF", "af"))
-    assert "AF 12 (did you mean af?)" in capsys.readouterr().out
-
-
-def test_a_record_on_two_rows_with_other_labels_is_refused(records, capsys):
-    twice = pd.concat([labels("AF"), labels("SR").head(1)])
-    with pytest.raises(InputError, match=rf"line {COUNT + 2}: the record s00.hea is also on line 2 with other labels"):
-        data_of(records, twice)
-    data_of(records, pd.concat([labels("AF"), labels("AF").head(1)]))
-    assert "1 duplicate records dropped: s00.hea (= s00.hea)" in capsys.readouterr().out
-    write_wfdb(records, "copy", simulate.recording([], 2.0, 100.0, 0), 100.0)
-    data_of(records, pd.concat([labels("AF"), labels("SR").head(1).assign(path="copy")]))
-    assert "1 duplicate records dropped, 1 of them with other labels: copy (= s00.hea)" in capsys.readouterr().out
-
-
 def test_a_column_that_says_in_which_split_a_row_is_is_not_a_class(records):
     """It was a class, and the records were split at random."""
     for name in ("is_train", "test", "Validation_set"):
@@ -467,58 +373,3 @@ def test_words_for_splits_are_those_of_every_domain(records):
     words = (["Training"] * 2 + ["dev", "holdout"]) * 6
     data = data_of(records, frame(split=words))
     assert [len(data.split[name]) for name in ("train", "val", "test")] == [12, 6, 6]
-
-
-@pytest.mark.parametrize(
-    ("cells", "counts", "note"),
-    [
-        (("{'AF': 1, 'SR': 0}", "{'AF': 0, 'SR': 1}"), "AF 12, SR 12", "labels are dicts of 0 and 1: names with 0 are"),
-        (
-            ('{"AF": true, "SR": false}', '{"SR": true}'),
-            "AF 12, SR 12",
-            "labels are dicts of 0 and 1: names with 0 are",
-        ),
-        (("{'AF': {'p': 1}}", "{'SR': {'p': 1}}"), "AF 12, SR 12", "labels are dicts: every name counts"),
-        (("{'AF': 100.0, 'SR': 0.0}", "{'SR': 50.0}"), "AF 12, SR 24", "every name counts, whatever its value"),
-        (("{'AF': 0.0}", "{'SR': 0.0}"), "AF 12, SR 12", "every name counts, whatever its value"),
-    ],
-)
-def test_dicts_of_flags_and_of_likelihoods(records, capsys, cells, counts, note):
-    """A name with 0 was present in dicts of 0 and 1, too."""
-    table = pd.DataFrame({"path": [f"s{n:02d}.hea" for n in range(COUNT)], "labels": [*cells] * (COUNT // 2)})
-    data_of(records, table)
-    printed = capsys.readouterr().out
-    assert f"classes: {counts}" in printed
-    assert note in printed
-
-
-@pytest.mark.parametrize(
-    ("cells", "classes"),
-    [
-        (("['AF' 'SR']", "['AF']"), ["AF", "SR"]),  # NumPy; Python joins them to AFSR
-        (("[AF, SR]", "[AF]"), ["AF", "SR"]),
-        (("{AF: 1, SR: 0}", "{AF: 0, SR: 1}"), ["AF", "SR"]),
-        (("[1, 2]", "[2]"), ["1", "2"]),
-    ],
-)
-def test_lists_of_numpy_and_without_quotes(records, cells, classes):
-    assert data_of(records, labels(*cells)).classes.names == classes
-
-
-@pytest.mark.parametrize(
-    "cells",
-    [("1,0", "0,1", ""), ("[1, 0]", "[0, 0]", "nan"), ("[0.0, 1.0]", "[1.0, 0.0]"), ("1 0", "0 1"), ("[1 0]", "[1 1]")],
-)
-def test_vectors_without_names_of_classes_are_refused(records, cells):
-    """They were read as the classes 0 and 1."""
-    with pytest.raises(
-        InputError, match=r"line 2, column labels: .* is a vector of 2 numbers without names of classes"
-    ):
-        data_of(records, labels(*cells))
-
-
-def test_a_column_of_class_names_is_named_in_the_error(records):
-    table = frame().assign(rhythm=["AF", "SR"] * (COUNT // 2)).drop(columns="fast")
-    for options in ({}, {"label_columns": ["rhythm"]}):
-        with pytest.raises(InputError, match="a column with the names of classes must be called labels"):
-            data_of(records, table, **options)
