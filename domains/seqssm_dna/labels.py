@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError, nearest
-from seqssm.files.labels import read_label_cells, split_names
+from seqssm.files.cells import split_names
+from seqssm.files.labels import read_label_cells
 from seqssm.files.tables import Table
 from seqssm.metrics.classes import class_list, class_name
 

@@ -6,145 +6,52 @@ torch.
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from seqssm.errors import InputError
+from seqssm.files.cells import (
+    CALL,
+    FLAG,
+    KINDS,
+    MARKS,
+    NUMBERS,
+    ONE,
+    OPEN,
+    QUOTED,
+    brackets,
+    joins_strings,
+    parse_notation,
+    plain,
+    split_names,
+    split_outside,
+)
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import FLAGS, TRUE
 from seqssm.files.tables import Table
 
-_OPEN, _CLOSE = "[{(", "]})"
-_KINDS = ("[]", "{}", "()")
-_QUOTED = r"""(?:'[^']*'|"[^"]*")"""
-_ITEM = rf"(?:{_QUOTED}|nan|None)"
-_ARRAY = re.compile(
-    rf"(?=[^'\"]*['\"])[\[{{(]\s*{_ITEM}(?:\s+{_ITEM})+\s*[\]}})]"
-)  # of NumPy: a literal of Python would join the names
-_NUMBER = r"[+-]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][+-]?\d++)?+"  # possessive: linear in cells of digits
-_FLAG = rf"(?:{_NUMBER}|true|false|nan)"
-_NUMBERS = re.compile(rf"[\[(]?\s*{_FLAG}(?:\s+{_FLAG})+\s*[\])]?", re.IGNORECASE)
-_ONE = re.compile(_FLAG, re.IGNORECASE)
-_SCALAR = re.compile(rf"\b(?:np|numpy)\.\w+\(({_QUOTED}|{_NUMBER}|True|False)\)")  # np.str_('a')
-_NESTED = re.compile(rf"[\[(]\s*+[\[(](?:[\[\](),\s]|{_FLAG})*+", re.IGNORECASE)  # [[1. 0.] [0. 1.]] of NumPy
-_BYTES = re.compile(rf"(?:^|[\[{{(,;|\s])[bB]{_QUOTED}")
+_NESTED = re.compile(rf"[\[(]\s*+[\[(](?:[\[\](),\s]|{FLAG})*+", re.IGNORECASE)  # [[1. 0.] [0. 1.]] of NumPy
+_BYTES = re.compile(rf"(?:^|[\[{{(,;|\s])[bB]{QUOTED}")
 _PRINTED = re.compile(
     r"<(?:class|function|generator|tf\.Tensor|[\w.]+ object)\b.*>|(?:(?:np|numpy)\.\w+|tensor)\(.*\)|.*\bdtype: \w+\)?"
     r"|<[\w.]+: [^<>]+>|array\([\d.]*\)|.*\bCategories \(\d+, \w+\):.*",
     re.DOTALL,
 )
 _DOTS = re.compile(r"\[.*[\s,]\.\.\.[\s,].*\]", re.DOTALL)  # ['a' ... 'b'] of NumPy
-_PAIR = re.compile(r"[^\W\d][\w -]*[:=]\s*(?:[01]|true|false)", re.IGNORECASE)  # AF: 1
-_CALL = re.compile(r"[A-Za-z_][\w.]*\(\s*(?=[\[{(])")  # frozenset({'a'}), array(['a'], dtype=object)
-_REST = re.compile(r"\s*(?:,\s*\w+\s*=.*)?\)", re.DOTALL)  # of a call, after the list
-_EMPTY = re.compile(r"(?:frozenset|set|list|tuple|dict)\(\)")
+_PAIR = re.compile(r"['\"]?[^\W\d][\w -]*+['\"]?\s*+(?:[:=]|=>)\s*+(?:[01]|true|false)", re.IGNORECASE)  # AF: 1
+_GROUPS = re.compile(r"(?:\[[^\[\]]*+\][,;|\s]*+){2,}+")  # [a], [b]
+_OBJECT = re.compile(
+    r"""[A-Za-z_][\w.]*\(\s*(?:['"]|[A-Za-z_]\w*\s*=)|(?:Wrapped|Mutable)?(?:Array(?:Buffer|Seq)?|List|Set|Seq)\(.*\)"""
+)  # c('a'), dict(a=1), List(a, b)
+_WRAPPED = re.compile(r"""(?:[A-Za-z_][\w.]*\(|[\[{(])++\s*+['"]""")  # ['a'] in a list
+_PREFIXED = re.compile(rf"[uUrRfF]{{1,2}}{QUOTED}")
+_QUOTES, _CLOSING = "'\"`“”„‟«»‘‚‛", "'\"`“”„‟«»’‘‛"
 _BOUND = re.compile(r"[+-]?(?:\.?\d.*|inf(?:inity)?|∞)", re.IGNORECASE)  # of an interval
-MARKS = r"[,;|\n，；、]"
-"""Separators of labels, as a regular expression: also line breaks of a cell, and those of Chinese and Japanese text."""
-_INVISIBLE = re.compile("[\ufeff\u200b-\u200d\u2060]")  # byte order mark, zero-width characters
+NESTED = "is nested; expected one list of names of classes"
 SHOWN = 40  # letters of a cell in a message
-MAX_ENDS = 8  # brackets tried as the end of the list in a call
-
-
-def parse_notation(text: str) -> list[Any] | dict[Any, Any] | None:
-    """Parse a cell that is a list, tuple, set or dict; None for other text.
-
-    Args:
-        text: the cell, without surrounding blanks.
-
-    Returns:
-        The items of ``['a', 'b']``, ``("a", "b")``, ``["a", null]`` or NumPy's ``['a' 'b']`` and ``[1 0]``, or the dict
-        of ``{"a": true}`` or ``{a: 1, b: 0}``. Of ``frozenset({'a'})``, ``array(['a'], dtype='<U4')`` and
-        ``[np.str_('a')]``, as Python and its packages show them, the items inside.
-    """
-    text = _SCALAR.sub(r"\1", text)
-    if _EMPTY.fullmatch(text):
-        return []
-    call = _CALL.match(text)
-    if call:
-        ends = (mark.end() for mark in re.finditer(r"[\]})]", text) if _REST.fullmatch(text, mark.end()))
-        inner = (parse_notation(text[call.end() : end]) for end in islice(ends, MAX_ENDS))
-        return next((one for one in inner if one is not None), None)
-    if text[:1] not in _OPEN or text[-1:] not in _CLOSE or not text:
-        return None
-    if _ARRAY.fullmatch(text):
-        return [one[1:-1] for one in re.findall(_QUOTED, text)]
-    if _NUMBERS.fullmatch(text):
-        return [_value(one, whole=True) for one in _ONE.findall(text)]
-    for read in (ast.literal_eval, json.loads):  # JSON has true, false and null
-        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            made = read(text)
-            if isinstance(made, dict):
-                return made
-            return list(made) if isinstance(made, list | tuple | set) else None
-    pairs = [part.partition(":") for part in text[1:-1].split(",")]
-    if text[0] == "{" and all(mark for _, mark, _ in pairs):
-        return {_unquoted(name): _value(_unquoted(value), whole=True) for name, _, value in pairs}
-    return None
-
-
-def split_names(text: str, marks: str = MARKS) -> list[str]:
-    """Split a cell at separators outside brackets: ``AF (new, paroxysmal); LBBB`` has two names.
-
-    Brackets around the whole cell are those of a list: ``[a, b]`` has two names, and so has ``(a, b)``.
-
-    Args:
-        text: the cell, without surrounding blanks.
-        marks: regular expression of the separators.
-    """
-    pairs = _pairs(text)
-    if pairs.get(0) == len(text) - 1 and text[0] + text[-1] in _KINDS:
-        parts = _split_outside(text[1:-1], marks)
-        if text[0] != "(" or (len(parts) > 1 and len(_split_outside(text[1:-1], ",")) > 1):
-            return [_unquoted(part) for part in parts]
-    return [_unquoted(part) for part in _split_outside(text, marks)]
-
-
-def _split_outside(text: str, marks: str) -> list[str]:
-    inside = bytearray(len(text))
-    for first, last in sorted(_pairs(text).items()):
-        if not inside[first]:
-            inside[first:last] = bytes([1]) * (last - first)
-    parts, start = [], 0
-    for mark in re.finditer(marks, text):
-        if not inside[mark.start()]:
-            parts.append(text[start : mark.start()])
-            start = mark.end()
-    return [*parts, text[start:]]
-
-
-def _pairs(text: str) -> dict[int, int]:
-    """Places of the opening brackets and of their closing ones, also of another kind: ``(0, 5]`` is an interval."""
-    found: dict[int, int] = {}
-    opened: list[int] = []
-    for place, letter in enumerate(text):
-        if letter in _OPEN:
-            opened.append(place)
-        elif letter in _CLOSE and opened:
-            found[opened.pop()] = place
-    return found
-
-
-def _value(text: str, whole: bool = False) -> Any:
-    """Return a number or a flag without quotes, else the text; `whole` keeps integers."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if whole and re.fullmatch(r"[+-]?\d{1,4000}", text):  # Python refuses longer ones
-        return int(text)
-    with contextlib.suppress(ValueError):
-        return float(text)
-    return text
-
-
-def _unquoted(text: str) -> str:
-    text = text.strip()
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def read_label_cells(
@@ -167,9 +74,10 @@ def read_label_cells(
     Raises:
         InputError: cells are vectors of numbers, nested, not closed, or printed objects, or dicts with unusual values.
     """
-    texts = [_INVISIBLE.sub("", str(cell)).strip() for cell in table.frame[column]]
+    texts = [text if (text := str(cell).strip()) in whole else plain(text) for cell in table.frame[column]]
     made = {text: None if text in whole else parse_notation(text) for text in set(texts)}
-    damaged = {text: damage for text in made if text not in whole and (damage := _damage(made[text], text))}
+    checked = [text for text in made if text not in whole]
+    damaged = {text: damage for text in checked if (damage := _damage(made[text], text, split_names(text, marks)))}
     for row, text in enumerate(texts):
         if text in damaged:
             raise InputError(damaged[text], file=table.path, place=table.place(row, column))
@@ -179,7 +87,7 @@ def read_label_cells(
     vectors = {text: items[text] for text in items if not isinstance(made[text], dict)}
     _refuse_vectors(texts, vectors, table.path, lambda row: table.place(row, column))
     for text in items:
-        if text not in whole and text[:1] + text[-1:] in _KINDS:
+        if text not in whole and text[:1] + text[-1:] in KINDS:
             items[text] = [name for name in items[text] if name not in ("nan", "NaN", "None", "null", "<NA>")]
     return [list(dict.fromkeys(filter(None, items[text]))) for text in texts], notes
 
@@ -241,36 +149,82 @@ def _items(text: str, made: Any, marks: str, whole: Collection[str]) -> list[str
     return split_names(text, marks)
 
 
-def _damage(made: Any, text: str) -> str | None:
-    """What is wrong with a cell that is nested, abbreviated, not closed, or the text of an object without names."""
+def _damage(made: Any, text: str, names: Sequence[str]) -> str | None:
+    """What is wrong with a cell that is nested, abbreviated, not closed, or the text of an object without names.
+
+    Args:
+        made: what `parse_notation` returns.
+        text: the cell, as `plain` returns it.
+        names: its names, if it is not in a known notation.
+    """
     message = None
     if isinstance(made, list) and any(isinstance(part, list | dict | tuple | set) for part in made):
-        message = "is nested; expected one list of names of classes"
+        message = NESTED
     elif (isinstance(made, list) and ... in made) or _DOTS.fullmatch(text):
         message = "is abbreviated; expected all names of classes"
     elif _BYTES.search(text):
         message = "is a Python bytes object; decode the column before you write it (.str.decode('utf-8'))"
+    elif made is not None and joins_strings(text) and not _is_array(made, text):
+        message = "has two names without a separator between them; expected a comma between all names"
     elif made is not None:
-        return None
-    elif _NESTED.fullmatch(text) and _pairs(text).get(0) == len(text) - 1:
-        message = "is nested; expected one list of names of classes"
-    elif _PRINTED.fullmatch(text):
-        message = "is the text of a Python object; expected names of classes, as in AF;NORM"
-    elif len(parts := re.split(MARKS, text)) > 1 and all(_PAIR.fullmatch(part.strip()) for part in parts):
+        message = _damaged_name([str(name).strip() for name in made], text)
+    elif _NESTED.fullmatch(text) and brackets(text).get(0) == len(text) - 1:
+        message = NESTED
+    elif _PRINTED.fullmatch(text) or any(_OBJECT.match(name) for name in names):
+        message = "is the printed text of an object; expected names of classes, as in AF;NORM"
+    elif _has_flags(text):
         message = "is a list of flags without braces; expected the names that are present, or {AF: 1, SR: 0}"
     elif _is_open(text):
         message = "is a list that is not closed, probably truncated; complete it, or remove the bracket"
+    elif _is_nested(text) or any(_WRAPPED.match(name) for name in names):
+        message = NESTED
+    else:
+        message = _damaged_name(names, text)
     return message and f"{_shown(text)} {message}"
+
+
+def _is_array(made: Any, text: str) -> bool:
+    """Whether a list is that of NumPy, whose items have no separators."""
+    return isinstance(made, list) and len(made) == len(re.findall(QUOTED, text)) and "," not in re.sub(QUOTED, "", text)
+
+
+def _has_flags(text: str) -> bool:
+    """Whether a cell is ``AF: 1, SR: 0``, also in brackets."""
+    listed = text[:1] + text[-1:] in KINDS
+    parts = re.split(MARKS, text[1:-1] if listed else text)
+    return (listed or len(parts) > 1) and all(_PAIR.fullmatch(part.strip()) for part in parts)
+
+
+def _is_nested(text: str) -> bool:
+    """Whether a cell of names without quotes is a list of lists: ``[[a], [b]]``, ``[a], [b]``."""
+    if _GROUPS.fullmatch(text):
+        return True
+    if text[:1] + text[-1:] not in KINDS or brackets(text).get(0) != len(text) - 1:
+        return False
+    parts = [part.strip() for part in split_outside(text[1:-1])]
+    return any(part[:1] + part[-1:] in KINDS and brackets(part).get(0) == len(part) - 1 for part in parts)
+
+
+def _damaged_name(names: Sequence[str], text: str) -> str | None:
+    """What is wrong with names in quotation marks, or with one of a list that is several numbers."""
+    for name in names:
+        opened = name[:1] in _QUOTES and name
+        if (opened and (name[-1] in _CLOSING or not set(name[1:]) & set(_CLOSING))) or _PREFIXED.fullmatch(name):
+            return f"has quotation marks around {_shown(name)} or a part of it; expected names of classes without them"
+        parts = re.split(rf"{MARKS}|\s", name)
+        if name != text and len(parts) > 1 and all(ONE.fullmatch(part) for part in parts if part) and any(parts):
+            return f"has the item {_shown(name)}, numbers without a name of a class"
+    return None
 
 
 def _is_open(text: str) -> bool:
     """Whether a bracket around the whole cell lacks its other end: ``['a', 'b'``, ``[a, b``, ``a, b]``."""
-    pairs = _pairs(text)
-    if _CALL.match(text) and text.index("(") not in pairs:
+    pairs = brackets(text)
+    if CALL.match(text) and text.index("(") not in pairs:
         return True
-    if text[:1] in _OPEN and text:
+    if text[:1] in OPEN and text:
         quoted = text[1:].lstrip()[:1] in ("'", '"')
-        return 0 not in pairs or (quoted and text[0] + text[pairs[0]] not in _KINDS)
+        return 0 not in pairs or (quoted and text[0] + text[pairs[0]] not in KINDS)
     return text[-1:] in ("]", "}") and len(text) - 1 not in pairs.values()
 
 
@@ -284,11 +238,11 @@ def _refuse_vectors(
     """
     found, named = {}, False
     for text, own in items.items():
-        vector = _NUMBERS.fullmatch(text) is not None
-        parts = _ONE.findall(text) if vector else [part for part in own if part]
+        vector = NUMBERS.fullmatch(text) is not None
+        parts = ONE.findall(text) if vector else [part for part in own if part]
         if text.lower() in MISSING or not parts:
             continue
-        named = named or not all(_ONE.fullmatch(part) for part in parts)
+        named = named or not all(ONE.fullmatch(part) for part in parts)
         found[text] = (parts, vector or parse_notation(text) is not None)
     within = {text for text, (parts, _) in found.items() if all(_is_fraction(part) for part in parts)}
     sizes = {len(parts) for parts, _ in found.values()}
@@ -308,7 +262,7 @@ def _refuse_vectors(
 
 def _is_fraction(text: str) -> bool:
     """Whether the text is a flag or a number from 0 to 1, or NaN."""
-    if not _ONE.fullmatch(text):
+    if not ONE.fullmatch(text):
         return False
     return text.lower() in ("true", "false", "nan") or 0 <= float(text) <= 1
 
@@ -325,10 +279,10 @@ def require_one_class(cells: Sequence[str], path: Path, place: Callable[[int], s
     Raises:
         InputError: a cell is a list or a dict, not closed, the text of an object, or a vector of numbers.
     """
-    texts = [str(cell).strip() for cell in cells]
+    texts = [plain(str(cell)) for cell in cells]
     distinct = {text: parse_notation(text) for text in dict.fromkeys(texts)}
     for text, made in distinct.items():
-        if damage := _damage(made, text):
+        if damage := _damage(made, text, split_names(text) if _is_bare_list(text) else [text]):
             raise InputError(damage, file=path, place=place(texts.index(text)))
     listed = next((text for text, made in distinct.items() if made is not None or _is_bare_list(text)), None)
     if listed is not None:
@@ -339,7 +293,7 @@ def require_one_class(cells: Sequence[str], path: Path, place: Callable[[int], s
 
 def _is_bare_list(text: str) -> bool:
     """Whether a cell is a list of names without quotes, ``[a, b]``; an interval such as ``(0, 5]`` is none."""
-    if text[:1] + text[-1:] not in _KINDS or _pairs(text).get(0) != len(text) - 1:
+    if text[:1] + text[-1:] not in KINDS or brackets(text).get(0) != len(text) - 1:
         return False
     names = [name.strip() for name in split_names(text, "," if text[0] == "(" else MARKS)]
     return len(names) > 1 and all(names) and not all(_BOUND.fullmatch(name) for name in names)

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from seqssm.errors import InputError
-from seqssm.files.labels import read_label_cells, require_one_class, split_names
+from seqssm.files.cells import split_names
+from seqssm.files.labels import read_label_cells, require_one_class
 from seqssm.files.tables import table_of_frame
 
 
@@ -83,17 +84,17 @@ DAMAGED = {
     "array(['AF', 'SR']": "is a list that is not closed",
     "['AF', 'SR')": "is a list that is not closed",
     "[[1. 0.]\n [0. 1.]]": "is nested",
-    "tensor(1)": "is the text of a Python object",
+    "tensor(1)": "is the printed text of an object",
     "['AF' ... 'SR']": "is abbreviated",
     "[[0.123 0.877] ... [0.5 0.5]]": "is abbreviated",
-    "array(1)": "is the text of a Python object",
-    "<Label.AF: 1>": "is the text of a Python object",
-    "Series([], dtype: object)": "is the text of a Python object",
-    "['AF', 'SR']\nCategories (2, object): ['AF', 'SR']": "is the text of a Python object",
+    "array(1)": "is the printed text of an object",
+    "<Label.AF: 1>": "is the printed text of an object",
+    "Series([], dtype: object)": "is the printed text of an object",
+    "['AF', 'SR']\nCategories (2, object): ['AF', 'SR']": "is the printed text of an object",
     "AF: 1, SR: 0": "is a list of flags without braces",
     "AF=1;SR=0": "is a list of flags without braces",
-    "<class 'str'>": "is the text of a Python object",
-    "0    AF\n1    SR\nName: labels, dtype: object": "is the text of a Python object",
+    "<class 'str'>": "is the printed text of an object",
+    "0    AF\n1    SR\nName: labels, dtype: object": "is the printed text of an object",
 }
 
 
@@ -126,7 +127,7 @@ def test_a_separator_in_brackets_belongs_to_the_name(cell, names):
 
 
 NAMES = ["[Eubacterium] rectale", "(0.0, 0.5]", "[10, 20)", "2,4-D", "[2,4-D]", "(-inf, 3.0]", "[AF]", "t(9;22)",
-         "AF (new, old)", "array(x)", "frozenset", "[a], [b]", "E. coli, K-12"]  # fmt: skip
+         "AF (new, old)", "array(x)", "frozenset", "E. coli, K-12"]  # fmt: skip
 
 
 def test_line_breaks_and_wide_separators_separate_and_invisible_characters_do_not_count():
@@ -138,8 +139,83 @@ def test_names_of_one_class_may_have_brackets_and_commas():
     require_one_class(NAMES, Path("m.csv"), str, "")
 
 
-UNITS = ("1", "1.", "[", "]", "'", '"', "a ", "a' ", "]=x)")
-ENDS = (("[", "]"), ("[[", "x]]"), ("array([", "])"))
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("('AF')", ["AF"]),
+        ("(AF)", ["AF"]),
+        ("np.str_('AF')", ["AF"]),
+        ("defaultdict(<class 'int'>, {'AF': 1, 'SR': 0})", ["AF"]),
+        ("defaultdict(None, {np.str_('AF'): 1})", ["AF"]),
+        ("defaultdict(<function f.<locals>.<lambda> at 0x7f>, {})", []),
+        ("OrderedDict([('AF', 1), ('SR', 0)])", ["AF"]),
+        ("OrderedDict({'AF': 1})", ["AF"]),
+        ("dict_items([('AF', 1), ('SR', 0)])", ["AF"]),
+        ("Counter({'AF': 1, 'SR': 0})", ["AF"]),
+        ("Counter()", []),
+        ("{AF=1, SR=0}", ["AF"]),
+        ("{'AF'=>1}", ["AF"]),
+        ("[‘AF’, ‘SR’]", ["AF", "SR"]),
+        ("[“AF” “SR”]", ["AF", "SR"]),
+        ("“AF”; „SR“; «X»", ["AF", "SR", "X"]),
+        ("{“AF”: 1, “SR”: 0}", ["AF"]),
+        ("［AF、SR］", ["AF", "SR"]),
+        ("- AF\n- SR", ["AF", "SR"]),
+        ("AF\tSR", ["AF", "SR"]),
+        ("d’AF; Alzheimer's; Graves’", ["d’AF", "Alzheimer's", "Graves’"]),
+        ("['O'Brien', 'x']", ["O'Brien", "x"]),
+        ("3' UTR; 5'", ["3' UTR", "5'"]),
+        ("'Candidatus' Liberibacter; x", ["'Candidatus' Liberibacter", "x"]),
+    ],
+)
+def test_further_notations(cell, names):
+    """They were classes with brackets and quotation marks in their names."""
+    assert read(cell) == [names]
+
+
+ODD = {
+    "[[AF], [SR]]": "is nested",
+    "[[AF, SR]]": "is nested",
+    "[AF, [SR]]": "is nested",
+    "[(AF), (SR)]": "is nested",
+    "[AF], [SR]": "is nested",
+    "('AF');('SR')": "is nested",
+    "['AF'],": "is nested",
+    "[array(['AF'])]": "is nested",
+    "['AF' 'SR', 'X']": "has two names without a separator",
+    "['AF', 'SR' 'X']": "has two names without a separator",
+    "['AF''SR']": "has two names without a separator",
+    "[u'AF' u'SR']": "has two names without a separator",
+    "'AF' 'SR'": "has quotation marks around",
+    "''AF''": "has quotation marks around",
+    "`AF`": "has quotation marks around",
+    "'AF": "has quotation marks around",
+    "u'AF'": "has quotation marks around",
+    '["AF", "SR", "1,0"]': "has the item '1,0', numbers without a name",
+    "c('AF', 'SR')": "is the printed text of an object",
+    "dict(AF=1, SR=0)": "is the printed text of an object",
+    "WrappedArray(AF, SR)": "is the printed text of an object",
+    "[AF: 1, SR: 0]": "is a list of flags without braces",
+}
+
+
+@pytest.mark.parametrize(("cell", "message"), ODD.items())
+def test_ambiguous_cells_are_refused(cell, message):
+    """They were classes with brackets and quotation marks in their names, or joined names."""
+    with pytest.raises(InputError, match=f"row 2, column labels: .* {message}"):
+        read("AF", cell)
+    with pytest.raises(InputError, match=f"m.csv: line 2: .* {message}"):
+        require_one_class(["AF", cell], Path("m.csv"), lambda row: f"line {row + 1}", "")
+
+
+@pytest.mark.parametrize("cell", ["'AF'", "“AF”", "('AF')", "defaultdict(<class 'int'>, {'AF': 1})"])
+def test_names_of_one_class_have_no_quotation_marks(cell):
+    with pytest.raises(InputError, match=r"m.csv: line 2: .*(has quotation marks around|is a list of labels)"):
+        require_one_class(["AF", cell], Path("m.csv"), lambda row: f"line {row + 1}", "")
+
+
+UNITS = ("“", "‘a’ ", "a=", "[a] ", "u'", "- \n", "1", "1.", "[", "]", "'", '"', "a ", "a' ", "]=x)")
+ENDS = (("[", "]"), ("[[", "x]]"), ("array([", "])"), ("defaultdict(<", ">, {})"), ("[‘", "’]"))
 LONG = [first + unit * (10_000 // len(unit)) + last for unit in UNITS for first, last in ENDS]
 LONG += ["1" * 10_000, "array(" + "['a'],=" * 1_000 + ")"]
 
