@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
-import re
 import shutil
 import signal
-import subprocess
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.browser import PROGRAM, Browser
 
 TOY = Path(__file__).parent / "toy"
 
@@ -145,34 +144,27 @@ def run_notebook(tmp_path, monkeypatch):
     return run
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    """A headless Chromium for all tests of this process."""
+    if PROGRAM is None:
+        pytest.skip("no Chromium on this machine")
+    with Browser(PROGRAM, tmp_path_factory.mktemp("browser") / "profile") as started:
+        yield started
 
 
 @pytest.fixture
-def browse(tmp_path) -> Callable[..., Any]:
+def browse(browser) -> Callable[..., Any]:
     """Function that opens a page in a headless Chromium and returns the value of a JavaScript expression.
 
     Console messages, and anything that is loaded from outside the page, are an error.
     """
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine")
 
     def opened(page: Path, expression: str, width: int = 1280) -> Any:
-        loaded = "performance.getEntriesByType('resource').map(one => one.name).filter(one => !one.startsWith('data:'))"
-        script = (
-            "<script>addEventListener('load', () => setTimeout(async () => document.documentElement.setAttribute("
-            f"'data-found', JSON.stringify([await ({expression}), {loaded}])), 50))</script>"
-        )
-        copy = tmp_path / f"browsed-{width}.html"
-        text = page.read_text(encoding="utf-8")
-        start, end, rest = text.rpartition("</body>")
-        copy.write_text(f"{start}{script}{end}{rest}", encoding="utf-8")
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--window-size={width},900"]
-        flags += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
-        done = subprocess.run([BROWSER, *flags, copy.as_uri()], capture_output=True, text=True, timeout=100, check=True)
-        assert "CONSOLE" not in done.stderr, done.stderr
-        found, resources = json.loads(html.unescape(re.search(r'data-found="([^"]*)"', done.stdout)[1]))
-        assert resources == []
+        with browser.open(page, width) as tab:
+            found = tab.value(expression)
+            assert tab.complaints() == []
+            assert tab.requests() == []
         return found
 
     return opened

@@ -20,7 +20,6 @@ from .conftest import SMALL
 
 LOOK = """(async () => {
   const select = document.getElementById("series"), filter = document.getElementById("filter");
-  window.requestAnimationFrame = done => setTimeout(done, 1);  // a headless browser may draw no frames
   const later = () => new Promise(done => setTimeout(done, 100));
   const traces = () => document.getElementById("chart").data.map(one => one.name);
   const found = { names: [...select.options].map(one => one.text), first: traces(), told: [told()] };

@@ -20,7 +20,6 @@ STEP = 32  # spacing of the patches of the small slide, level-0 pixels
 LOOK = """(async () => {
   const canvas = document.getElementById("map"), pen = canvas.getContext("2d");
   const ratio = canvas.width / canvas.clientWidth, box = canvas.getBoundingClientRect();
-  window.requestAnimationFrame = done => setTimeout(done, 1);  // a headless browser may draw no frames
   const later = () => new Promise(done => setTimeout(done, 60));
   const pixel = (x, y) => [...pen.getImageData(x * canvas.width, y * canvas.height, 1, 1).data].slice(0, 3);
   const found = { all: [+canvas.dataset.drawn, +canvas.dataset.zoom], corner: pixel(0.45, 0.05) };
