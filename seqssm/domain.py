@@ -307,6 +307,7 @@ class Domain:
             ``*_0.csv, *_1.csv, ...``), as ``kfold --folds`` requires.
         windows: whether the data module takes ``windows`` (their number) and ``window`` (an index) of a rolling-origin
             cross-validation, as ``kfold --windows`` requires.
+        extends: whether the domain has single-label classifiers, to which ``seqssm <domain> extend`` adds classes.
         predict_options: options of ``seqssm predict`` specific to this domain.
         summary: schema of the description of the data in a checkpoint (`DataModule.summary`): name -> kind, or a
             mapping for a nested entry. Kinds: str, int, float, bool, strings, numbers, list, mapping, tensor; a kind
@@ -340,6 +341,7 @@ class Domain:
     data_sets: tuple[DataSet, ...] = ()
     folds: bool = False
     windows: bool = False
+    extends: bool = False
     requires: tuple[str, ...] = ()
     install: str | None = None
 

@@ -139,6 +139,11 @@ def no_such_file(path: str | Path) -> InputError:
     return InputError("no such file or folder", file=path)
 
 
+def no_such_model(path: str | Path) -> InputError:
+    """Return the error for a run or checkpoint that does not exist."""
+    return InputError("no such run or checkpoint; expected the folder of a run or a file *.ckpt", file=path)
+
+
 def other_domain(found: str, wanted: str, file: str | Path, command: str = "") -> InputError:
     """Return the error for a checkpoint or run of another domain.
 

@@ -119,6 +119,7 @@ DOMAIN = Domain(
     own_preset="tiny",
     data_sets=DATA_SETS,
     folds=True,
+    extends=True,
     requires=("Bio", "pyfaidx", "sklearn"),
     commands=COMMANDS,
     predict_options=PREDICT_OPTIONS,

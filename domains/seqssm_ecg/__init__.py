@@ -203,6 +203,7 @@ DOMAIN = Domain(
     ),
     data_sets=DATA_SETS,
     folds=True,
+    extends=True,
     requires=("scipy", "wfdb"),
     metrics="seqssm_ecg.metrics:METRICS",
     export="seqssm_ecg.export:export",

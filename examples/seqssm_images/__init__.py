@@ -16,4 +16,5 @@ DOMAIN = Domain(
     baselines=(Baseline("commonest", "seqssm_images.task:commonest_class"),),
     metrics="seqssm_images.task:METRICS",
     data_argument="file",
+    extends=True,
 )

@@ -30,6 +30,11 @@ DOMAIN_COMMANDS = {
 }
 
 
+def commands_of(one: Domain) -> dict[str, str]:
+    """Return the commands that a domain shares with others, and their descriptions."""
+    return {name: text for name, text in DOMAIN_COMMANDS.items() if name != "extend" or one.extends}
+
+
 def package(domains: dict[str, Domain]) -> str:
     """``seqssm --help``."""
     lines = [f"seqssm {__version__}: selective state-space models for science", "", "usage: seqssm COMMAND ...", ""]
@@ -49,7 +54,7 @@ def package(domains: dict[str, Domain]) -> str:
 
 def domain(one: Domain) -> str:
     """``seqssm <domain> --help``."""
-    commands = {**DOMAIN_COMMANDS, **{command.name: command.help for command in one.commands}}
+    commands = {**commands_of(one), **{command.name: command.help for command in one.commands}}
     lines = [f"{one.title}", "", f"usage: seqssm {one.name} COMMAND ...", "", "commands:", *_rows(commands), ""]
     lines += ["presets (--config NAME):", *_wrap(list(presets(one))), ""]
     models = [*one.models, *(baseline.name for baseline in one.baselines)]

@@ -274,6 +274,8 @@ def run_domain(domain: Domain, argv: list[str]) -> int:
     if command == "extend":
         from seqssm.cli.extend import extend
 
+        if not domain.extends:
+            raise InputError(f"{domain.name} has no extend: only single-label classifiers take further classes")
         require_single(f"seqssm {domain.name} extend", rest)
         return extend(domain, rest)
     if command == "predict":
@@ -283,7 +285,7 @@ def run_domain(domain: Domain, argv: list[str]) -> int:
     for own in domain.commands:
         if own.name == command:
             return run_command(domain, own, rest)
-    names = [*pages.DOMAIN_COMMANDS, *(own.name for own in domain.commands)]
+    names = [*pages.commands_of(domain), *(own.name for own in domain.commands)]
     raise InputError(f"unknown command {command}{nearest(command, names)} (see seqssm {domain.name} --help)")
 
 

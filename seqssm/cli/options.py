@@ -5,15 +5,25 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from seqssm.domain import Option, split_list
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, no_such_model
 from seqssm.files.disk import require_named
 from seqssm.given import Values, require_needs
+
+MODELS = {
+    "MODEL": 1,
+    "MODEL.ckpt": 1,
+    "MODEL_AND_RECORD": 1,
+    "RUN": None,
+    "RUN_OR_CKPT": 1,
+    "TEACHER.ckpt": 1,
+}
+"""Positional arguments that are runs or checkpoints, and how many of their values are; None for all."""
 
 
 class Parsed(argparse.Namespace):
@@ -73,7 +83,17 @@ class Parser(argparse.ArgumentParser):
         switches = [action for action in self._actions if hasattr(action, "option") and action.nargs == 0]
         found.given |= {action.option.name for action in switches if getattr(found, action.dest)}
         require_needs([action.option for action in self._actions if hasattr(action, "option")], found.values())
+        self._require_models(found)
         return found
+
+    def _require_models(self, found: Parsed) -> None:
+        """Check that runs and checkpoints exist before importing what reads them, which takes seconds."""
+        for action in self._actions:
+            if action.option_strings or action.metavar not in MODELS:
+                continue
+            given = getattr(found, action.dest)
+            given = given if isinstance(given, list) else [given]
+            require_models(path for path in given[: MODELS[action.metavar]] if path is not None)
 
     def options(self) -> list[Option]:
         """The declared options that take a value."""
@@ -115,6 +135,13 @@ class Declared(argparse.Action):
         setattr(namespace, self.dest, values)
         if isinstance(namespace, Parsed):
             namespace.given.add(self.option.name)
+
+
+def require_models(paths: Iterable[str | Path]) -> None:
+    """Raise InputError for a run or checkpoint that does not exist."""
+    for path in paths:
+        if not Path(path).exists():
+            raise no_such_model(path)
 
 
 FILES = ("--output", "--figures", "--bed", "--test", "--training", "--weights", "--encoder-weights", "--root")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqssm.cli.options import Parsed, Parser, add
+from seqssm.cli.options import Parsed, Parser, add, require_models
 from seqssm.domain import ACCELERATOR, Bounds, Domain, Option, domains, find_domain
 from seqssm.errors import ExitCode, InputError, other_domain
 from seqssm.given import select
@@ -143,6 +143,7 @@ def domain_of(path: Path, wanted: Domain | None = None, studies: bool = True) ->
     Raises:
         InputError: the checkpoint is not usable, or belongs to another domain than `wanted`.
     """
+    require_models([path])  # importing PyTorch takes seconds
     from seqssm.training import checkpoint, ensemble
 
     path = ensemble.find(path) if studies else checkpoint.find_checkpoint(path)

@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 
 from seqssm.domain import Domain, domains, find_domain, resolve
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_model
 from seqssm.files.disk import require_writable
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.records import TestRecords, reliability
@@ -79,7 +79,7 @@ def read_run(path: str | Path) -> Run:
     if path.is_file() and path.suffix == ".ckpt":
         path = path.parent
     if not path.exists():
-        raise InputError("no such run folder", file=path)
+        raise no_such_model(path)
     folder = RunFolder(path)
     if not folder.holds_run():
         raise InputError("contains no run (best.ckpt, last.ckpt, log.csv or folds.csv)", file=path)

@@ -22,7 +22,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule
 
 from seqssm.domain import domains, find_domain
-from seqssm.errors import InputError
+from seqssm.errors import InputError, no_such_model
 from seqssm.files.content import DAMAGED
 from seqssm.files.disk import atomic, require_writable
 from seqssm.nn import quantized
@@ -138,11 +138,6 @@ def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:
     if not path.exists():
         raise no_such_model(path)
     return path
-
-
-def no_such_model(path: Path) -> InputError:
-    """Return the error for a path that does not exist."""
-    return InputError("no such run or checkpoint; expected the folder of a run or a file *.ckpt", file=path)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -28,6 +28,36 @@ def test_help_pages_import_nothing_heavy(toy):
     assert done.returncode == 0, done.stderr
 
 
+NAMES = ("dna", "ecg", "forecasting", "pathology")
+MODELS = [
+    *(["predict", "NONE", "x"], ["report", "NONE"], ["compare", "NONE", "x"], ["export", "NONE"], ["info", "NONE"]),
+    *(["compress", "NONE"], ["distill", "NONE"], ["diagnose", "NONE", "x"], ["ecg", "stream", "NONE", "x"]),
+    *(["dna", "generate", "NONE"], ["dna", "scan-variants", "NONE"], ["pathology", "regime", "NONE"]),
+    *(
+        [name, command, "NONE"]
+        for name in ("dna", "ecg", "forecasting", "pathology")
+        for command in ("test", "validate")
+    ),
+    *([name, "predict", "NONE", "x"] for name in NAMES),
+    *([name, "extend", "NONE", "--support", "x", "--output", "y.ckpt"] for name in ("dna", "ecg")),
+]
+
+
+def test_a_missing_model_is_named_at_once(tmp_path):
+    """Before PyTorch is imported, by every command that takes a model or a run."""
+    code = (
+        "import sys\n"
+        "from seqssm.cli.main import main\n"
+        f"for argv in {MODELS}:\n"
+        "    assert main(argv) == 2, argv\n"
+        "    assert not {'torch', 'lightning', 'pandas', 'numba'} & set(sys.modules), argv\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    words = "no such run or checkpoint; expected the folder of a run or a file *.ckpt"
+    assert done.stderr.splitlines() == [f"seqssm: NONE: {words}"] * len(MODELS)
+
+
 def test_package_page_lists_domains_and_commands(toy, capsys):
     assert main([]) == 0
     page = capsys.readouterr().out

@@ -49,6 +49,8 @@ def test_one_sentence_per_mistake(name, tmp_path, monkeypatch, capsys):
 )
 def test_names_of_outputs(command, suffix, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "run"):
+        Path(name).mkdir()
     argv = command.split()
     argv = [str(OF["ecg"] / "best.ckpt") if word == "a" and argv[0] == "predict" else word for word in argv]
     assert refused(capsys, *argv, "--output", "o.xyz") == f"seqssm: o.xyz: --output must end in {suffix}"

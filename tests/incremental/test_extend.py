@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -219,10 +221,23 @@ def test_heads_that_cannot_be_fitted(runs, tmp_path, capsys, flags, said):
     assert said in capsys.readouterr().err
 
 
-def test_other_sciences_have_no_classes_to_extend(finished_run, toy, capsys, tmp_path):
+def test_other_sciences_have_no_classes_to_extend(finished_run, toy, capsys, tmp_path, monkeypatch):
     argv = ["toy", "extend", str(finished_run), "--support", "x.csv", "--output", str(tmp_path / "x.ckpt")]
     assert main(argv) == 2
+    assert "toy has no extend: only single-label classifiers take further classes" in capsys.readouterr().err
+    assert main(["toy", "--help"]) == 0
+    assert "extend" not in capsys.readouterr().out
+    monkeypatch.setitem(vars(toy), "extends", True)  # a model of a domain that has other ones with classes
+    assert main(argv) == 2
     assert "is not a single-label classifier" in capsys.readouterr().err
+
+
+def test_the_domains_with_classifiers_offer_extend():
+    for domain in domains().values():
+        sources = (
+            one.read_text(encoding="utf-8") for one in Path(find_spec(domain.package).origin).parent.glob("*.py")
+        )
+        assert domain.extends == any("(ClassTask)" in text or "ClassTask," in text for text in sources), domain.name
 
 
 def test_means_by_hand():

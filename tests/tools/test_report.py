@@ -168,7 +168,7 @@ def test_runs_are_compared_by_difference_and_direction(tested, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["report", "nowhere"], "nowhere: no such run folder"),
+        (["report", "nowhere"], "nowhere: no such run or checkpoint"),
         (["report", "empty"], "empty: contains no run"),
         (["report", "RUN", "--output", "empty"], "empty: is a folder"),
         (["compare", "RUN"], "compare needs two or more different runs"),
