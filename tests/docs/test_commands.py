@@ -57,8 +57,9 @@ def test_the_commands_are_found():
 
 @pytest.fixture
 def only_parsed(monkeypatch):
-    """Stop every command after parsing."""
+    """Stop every command after parsing; the models that the pages name do not exist."""
     parse = Parser.parse
+    monkeypatch.setattr("seqssm.cli.options.require_models", lambda paths: None)
 
     def stop(self, argv, others=None):
         parse(self, argv, others)
