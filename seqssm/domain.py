@@ -280,6 +280,22 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """An option of model or data that has an effect only beside others; given without it, the option is refused.
+
+    Attributes:
+        name: ``"model.conv_kernel"``.
+        needs: options of which one must be on (``"model.conv_layers"``) or have one of some values
+            (``"model.mixer mamba2|mamba3"``).
+        without: options that replace it.
+    """
+
+    name: str
+    needs: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Domain:
     """A domain (science): its task, data, commands, baselines, presets and public data sets.
 
@@ -301,6 +317,7 @@ class Domain:
         kfold_tables: ``"module:function"`` of further tables of ``kfold``; called with (folder of the study, rows of
             its `folds.csv`), returns (title, frame) pairs.
         migrations: options and classes that earlier versions named differently or did not have.
+        effects: options of model and data that have an effect only beside others.
         data_argument: option of the data module for the user's own file in ``seqssm.fit(data=...)``.
         own_preset: preset for the user's own files; `example_preset` by default.
         folds: whether the data module takes ``fold`` (an index) and ``folds`` (their number, or a folder of split files
@@ -333,6 +350,7 @@ class Domain:
     export: str | None = None
     kfold_tables: str | None = None
     migrations: tuple[Renamed | Added | Moved, ...] = ()
+    effects: tuple[Effect, ...] = ()
     data_argument: str | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
     own_preset: str | None = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from seqssm.domain import Added, Domain
+from seqssm.domain import Added, Domain, Effect
 from seqssm_dna.catalogue import BASELINES, DATA_SETS, NAME
 from seqssm_dna.options import COMMANDS, PREDICT_OPTIONS
 
+ATTENTION = ("model.attn_period", "model.mixer attention")
 _LAZY = {
     "CausalPretraining": "seqssm_dna.task",
     "ConditionedGeneration": "seqssm_dna.conditioned",
@@ -103,6 +104,25 @@ DOMAIN = Domain(
             Added("model.conv_layers", 0, of=name)
             for name in ("CausalPretraining", "ConditionedGeneration", "SequenceLabels")
         ),
+    ),
+    effects=(
+        Effect("model.conv_kernel", needs=("model.conv_layers",)),
+        Effect("model.attn_offset", needs=("model.attn_period",)),
+        *(Effect(f"model.{name}", needs=ATTENTION) for name in ("attn_window", "n_heads", "n_kv_heads")),
+        Effect("model.head_dim", needs=("model.mixer mamba2|mamba3",)),
+        Effect("model.d_state", needs=("model.mixer mamba|mamba2|mamba3",)),
+        Effect("model.decay_fraction", needs=("model.schedule trapezoid",)),
+        Effect("model.echo_separator", needs=("model.echo",)),
+        Effect("model.class_weights", needs=("model.target class",)),
+        Effect("model.label_smoothing", needs=("model.target class",)),
+        Effect("data.lowercase_weight", needs=("data.lower upper",)),
+        *(
+            Effect(f"data.{name}_fraction", without=("data.bed", "data.val_contigs", "data.test_contigs"))
+            for name in ("val", "test")
+        ),
+        Effect("data.test_fraction", without=("data.folds",)),
+        Effect("data.fold", needs=("data.folds",)),
+        Effect("data.split_column", without=("data.folds",)),
     ),
     models={
         **{name: ("--model.network", name) for name in ("hybrid", "encoder", "stem", "cnn", "gru")},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from seqssm.domain import FIGURES, OVERWRITE, Added, Baseline, Command, DataSet, Domain, Option, Renamed
+from seqssm.domain import FIGURES, OVERWRITE, Added, Baseline, Command, DataSet, Domain, Effect, Option, Renamed
 from seqssm_ecg.limits import DRAWS, PAPER_GAIN, PAPER_SPEED, PER_WINDOW, RATE_HZ, SECONDS
 
 _LAZY = {
@@ -204,6 +204,14 @@ DOMAIN = Domain(
     data_sets=DATA_SETS,
     folds=True,
     extends=True,
+    effects=(
+        Effect("model.class_means", needs=("model.loss cross_entropy",)),
+        Effect("model.thresholds", needs=("model.loss bce|weighted_bce|asymmetric",)),
+        Effect("data.causal_filter", needs=("data.band_hz",)),
+        Effect("data.fold", needs=("data.folds",)),
+        Effect("data.val_fold", without=("data.folds",)),
+        Effect("data.test_fold", without=("data.folds",)),
+    ),
     requires=("scipy", "wfdb"),
     metrics="seqssm_ecg.metrics:METRICS",
     export="seqssm_ecg.export:export",

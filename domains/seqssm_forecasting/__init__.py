@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from seqssm.domain import COUNT, FIGURES, SEED, Added, Baseline, Bounds, DataSet, Domain, Option
+from seqssm.domain import COUNT, FIGURES, SEED, Added, Baseline, Bounds, DataSet, Domain, Effect, Option
 
 __all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba", "cross_validation"]
 
@@ -238,6 +238,13 @@ DOMAIN = Domain(
         Added("data.window_step", None),
         Added("data.holidays", None),
         Added("model.holidays", None),
+    ),
+    effects=(
+        Effect("data.split", without=("data.val_from",)),
+        Effect("data.window_step", needs=("data.windows",)),
+        Effect("data.future_missing", needs=("data.future_columns", "data.holidays")),
+        Effect("data.id_column", needs=("data.layout auto|long",)),
+        Effect("data.value_column", needs=("data.layout auto|long",)),
     ),
     predict_options=PREDICT_OPTIONS,
     data_sets=DATA_SETS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqssm.domain import COUNT, FIGURES, OVERWRITE, Added, Bounds, Command, Domain, Option, Renamed
+from seqssm.domain import COUNT, FIGURES, OVERWRITE, Added, Bounds, Command, Domain, Effect, Option, Renamed
 from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES, TRAINED
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ ENCODERS = (
 )
 """Names of `seqssm_pathology.encoders`, which imports torch."""
 
+SURVIVAL = ("data.target survival|several",)
 DOMAIN = Domain(
     name=NAME,
     title="Pathology: slides and cases from bags of patch features, subtyping and survival, heat maps (MambaMIL)",
@@ -223,5 +224,18 @@ DOMAIN = Domain(
     ),
     data_sets=DATA_SETS,
     folds=True,
+    effects=(
+        *(Effect(f"model.{name}", needs=("model.instance_loss",)) for name in ("instances", "bag_weight", "exclusive")),
+        Effect("model.alpha", needs=SURVIVAL),
+        Effect("model.class_weights", needs=("data.target classification|labels|several",)),
+        *(Effect(f"data.{name}", needs=SURVIVAL) for name in ("bins", "time_unit", "censor_column", "event_column")),
+        Effect("data.time_column", needs=("data.target survival",)),
+        Effect("data.censor_column", without=("data.event_column",)),
+        Effect("data.label_column", needs=("data.target classification|regression",)),
+        Effect("data.label_columns", needs=("data.target labels",)),
+        Effect("data.targets", needs=("data.target several",)),
+        Effect("data.families", needs=("data.order family",)),
+        Effect("data.clip", needs=("data.standardise",)),
+    ),
     requires=("h5py", "sklearn"),
 )

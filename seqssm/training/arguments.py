@@ -81,11 +81,13 @@ class Arguments:
         domain: the domain, whose migrations apply.
         configs: contents returned by `seqssm.training.presets.read_preset`.
         flags: command-line flags.
+        named: names of further options that the user gave, ``"model.d_model"`` (from Python).
     """
 
     domain: Domain
     configs: list[dict[str, Any]]
     flags: list[Flag]
+    named: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for flag in self.flags:
@@ -114,6 +116,10 @@ class Arguments:
                 flag.value, flag.more = list_value(flag.plain, [flag.value, *flag.more], kind), []
             elif flag.more:
                 raise InputError(f"{flag.more[0]}: expected an option before this value")
+
+    def given(self) -> set[str]:
+        """Return the names of the options of model and data that the user gave, ``"model.d_model"``."""
+        return {f"{flag.section}.{flag.option}" for flag in self.flags if flag.section in SECTIONS} | self.named
 
     def words(self) -> list[str]:
         """Format the arguments for LightningCLI."""

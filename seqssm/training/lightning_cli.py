@@ -25,6 +25,7 @@ from seqssm.training.arguments import SECTIONS, Arguments
 from seqssm.training.callbacks import LAST_EPOCH
 from seqssm.training.checkpoint import AtomicCheckpointIO, class_name, public
 from seqssm.training.data import DataModule
+from seqssm.training.effects import require_effects
 from seqssm.training.networks import complete, linked
 from seqssm.training.sizes import MOST_PROCESSES
 from seqssm.training.task import Task
@@ -181,6 +182,7 @@ class TrainingCLI(LightningCLI):
         foreign: Literal["refuse", "drop"] = "refuse",
     ) -> None:
         self.folder, self.arguments, self.given = folder, arguments, {"model": task, "data": data}
+        self.foreign = foreign
         for section, value in self.given.items():
             if value is not None:
                 arguments.configs = [{k: v for k, v in one.items() if k != section} for one in arguments.configs]
@@ -285,6 +287,9 @@ class TrainingCLI(LightningCLI):
 
         self.model = self.given["model"] or self.model
         self.datamodule = self.given["data"] or self.datamodule
+        values = {f"data.{name}": value for name, value in self.datamodule.hparams.items()}
+        values |= {f"model.{name}": value for name, value in {**self.model.hparams, **self.model.arguments}.items()}
+        require_effects(self.arguments.domain.effects, self.arguments.given(), values, self.foreign == "refuse")
 
     def config_text(self) -> str:
         """Return the complete configuration as YAML, including all defaults."""

@@ -304,7 +304,8 @@ def build(
     classes = {section: {"class_path": path.replace(":", ".")} for section, path in names.items()}
     extra = configs.normalised(options.sections, domain)
     try:
-        arguments = Arguments(domain, copy.deepcopy([classes, *contents, extra]), split_flags(options.overrides))
+        given = frozenset(f"{one}.{name}" for one in names for name in (extra.get(one) or {}).get("init_args") or {})
+        arguments = Arguments(domain, copy.deepcopy([classes, *contents, extra]), split_flags(options.overrides), given)
         cli = TrainingCLI(arguments, folder, options.task, options.data, options.foreign)
     except InputError as error:
         if files and error.file is None and error.message.startswith("config: "):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from seqssm.cli.options import Parser, add
 from seqssm.cli.predict import COMMON
 from seqssm.domain import Option, domains, resolve
 from seqssm.errors import InputError
+from seqssm.training.data import DataModule
+from seqssm.training.effects import COMMON as EVERYWHERE
+from seqssm.training.effects import without_effect
+from seqssm.training.task import Task
 
 RUNS = Path(__file__).resolve().parents[1] / "compat" / "runs"
 
@@ -117,3 +122,115 @@ def test_a_name_that_python_reserves_ends_in_a_line():
     model = seqssm.load(RUNS / "ecg_mamba" / "best.ckpt")
     with pytest.raises(InputError, match=r"ecg has no option clas_$"):
         model.predictor({"clas_": 1})
+
+
+def options(domain):
+    """Options of all networks, tasks and data modules of a domain, by name."""
+    package = f"seqssm_{domain.name}."
+    resolve(domain.task), resolve(domain.data)
+    found = set()
+    for module in MODULES.get(domain.name, ()):
+        resolve(f"{package}{module}")
+    for base, section in ((Task, "model"), (DataModule, "data")):
+        waiting = [base]
+        while waiting:
+            one = waiting.pop()
+            waiting += one.__subclasses__()
+            if one.__module__.startswith(package):
+                found |= {f"{section}.{name}" for name in inspect.signature(one).parameters}
+    return found
+
+
+MODULES = {"dna": ("labels_task:SequenceLabels", "conditioned:ConditionedGeneration", "sequences:SequenceData")}
+
+
+@pytest.mark.parametrize("domain", domains().values(), ids=lambda one: one.name)
+def test_effects_name_options(domain):
+    known = options(domain)
+    for effect in (*EVERYWHERE, *domain.effects):
+        named = [effect.name, *(need.partition(" ")[0] for need in effect.needs), *effect.without]
+        assert not set(named) - known
+
+
+EFFECTS = [
+    (
+        "dna",
+        "splice",
+        ["--model.conv_kernel", "9", "--model.network", "hybrid"],
+        "--model.conv_kernel has no effect without --model.conv_layers",
+    ),
+    (
+        "dna",
+        "splice",
+        ["--model.conv_kernel", "4", "--model.network", "hybrid"],
+        "--model.conv_kernel has no effect without",
+    ),
+    (
+        "dna",
+        "splice",
+        ["--model.network", "hybrid", "--model.n_heads", "2"],
+        "--model.n_heads has no effect without --model.attn_period or --model.mixer attention",
+    ),
+    (
+        "dna",
+        "splice",
+        ["--model.network", "hybrid", "--model.mixer", "mamba", "--model.head_dim", "8"],
+        "--model.head_dim has no effect",
+    ),
+    ("dna", "splice", ["--data.fold", "1"], "--data.fold has no effect without --data.folds"),
+    (
+        "ecg",
+        "ecg_small",
+        ["--model.teacher_weight", "0.5"],
+        "--model.teacher_weight has no effect without --model.teacher",
+    ),
+    (
+        "ecg",
+        "ecg_small",
+        ["--data.causal_filter", "true", "--data.manifest", "m.csv"],
+        "--data.causal_filter has no effect without --data.band_hz",
+    ),
+    ("forecasting", "smamba", ["--data.window_step", "3"], "--data.window_step has no effect without --data.windows"),
+    (
+        "forecasting",
+        "smamba",
+        ["--data.split", "60/20/20", "--data.val_from", "2020", "--data.test_from", "2021"],
+        "--data.split has no effect with --data.val_from",
+    ),
+    (
+        "pathology",
+        "srmamba",
+        ["--data.bins", "8"],
+        "--data.bins has no effect without --data.target survival|several",
+    ),
+    (
+        "pathology",
+        "srmamba",
+        ["--model.network", "clam_sb", "--model.instance_loss", "none", "--model.instances", "4"],
+        "--model.instances has no effect without --model.instance_loss",
+    ),
+]
+
+
+@pytest.mark.parametrize(("domain", "preset", "words", "message"), EFFECTS)
+def test_options_of_fit_without_effect_are_refused(tmp_path, monkeypatch, capsys, domain, preset, words, message):
+    """They were ignored in silence."""
+    monkeypatch.chdir(tmp_path)
+    assert main([domain, "fit", "--config", preset, *words, "--output", "run"]) == 2
+    assert f"seqssm: {message}" in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_options_of_fit_with_an_effect_are_not():
+    values = {"model.conv_kernel": 9, "model.conv_layers": 2, "data.target": None, "data.bins": 3}
+    effects = domains()["dna"].effects + domains()["pathology"].effects
+    assert without_effect(effects, values, values) == []  # a target that is not known yet
+    assert without_effect(effects, ["data.bins"], {"data.bins": 4, "data.target": "classification"})
+    assert without_effect(effects, ["data.label_column"], {"data.label_column": None, "data.target": "labels"}) == []
+
+
+def test_options_of_fit_from_python():
+    with pytest.raises(InputError, match=r"^--model.conv_kernel has no effect without --model.conv_layers$"):
+        seqssm.fit(
+            domain="dna", preset="splice", data={"train": "a.csv"}, model={"network": "hybrid", "conv_kernel": 9}
+        )
