@@ -176,7 +176,7 @@ class EcgData(Extensible):
         self.reading = {"checksums": checksums == "check", "wfdb_defaults": wfdb_defaults}
         self.deduplicate, self.cache, self.implausible = deduplicate, cache, implausible == "keep"
         self.augment = Augment(gain, baseline_wander, noise, lead_drop, time_mask, mix_up)
-        self.split_by = SplitOptions(val_fold, test_fold, fold, folds)
+        self.split_by = SplitOptions(val_fold, test_fold, fold, folds, split_column or "split")
         band = None if band_hz is None else (band_hz[0], band_hz[1])
         self.preprocess = Preprocess(
             sampling_rate_hz, lead_set, missing_leads, band, causal_filter, normalise, lead_map=dict(lead_map or {})

@@ -23,12 +23,14 @@ class SplitOptions:
         test_fold: test fold, a value of the table's fold column.
         fold: index of the cross-validation fold, from 0.
         folds: number of cross-validation folds.
+        column: column of splits of the table, for messages.
     """
 
     val_fold: int | None = None
     test_fold: int | None = None
     fold: int | None = None
     folds: int | None = None
+    column: str = "split"
 
 
 def split_records(records: list[LabelledRecord], options: SplitOptions, file: str) -> tuple[dict[str, list[int]], str]:
@@ -51,7 +53,8 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
     if options.folds is not None and options.fold is not None:
         if has_split:
             message = (
-                "the column split is incompatible with cross-validation; pass --data.split_column none, or run fit"
+                f"the column {options.column} is incompatible with cross-validation; pass --data.split_column none, or "
+                "run fit"
             )
             raise InputError(message, file=file)
         made = _cross(records, options, file) if has_fold else _hashed_cross(records, options)
@@ -62,9 +65,10 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
         _require_all(records, "split", lambda record: record.split, file)
         for name in ("val_fold", "test_fold"):
             if getattr(options, name) is not None:
-                raise InputError(f"--data.{name} conflicts with the column split; remove one of them", file=file)
+                message = f"--data.{name} conflicts with the column {options.column}; remove one of them"
+                raise InputError(message, file=file)
         made = {name: [k for k, record in enumerate(records) if record.split == name] for name in NAMES}
-        how = "by the column split" + (" (the column fold is not used)" if has_fold else "")
+        how = f"by the column {options.column}" + (" (the column fold is not used)" if has_fold else "")
         if made["train"] and not made["val"]:
             made["val"] = _validation(records, made["train"])
             made["train"] = sorted(set(made["train"]) - set(made["val"]))

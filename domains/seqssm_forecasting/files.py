@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -21,7 +22,7 @@ from seqssm.errors import InputError, no_column
 from seqssm.files.content import DAMAGED, read_bytes
 from seqssm.files.notation import is_number
 from seqssm.files.numbers import MISSING, numbers
-from seqssm.files.splits import unused_folds
+from seqssm.files.splits import split_column, split_of_cell, unused_folds
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
 from seqssm_forecasting import zones
 from seqssm_forecasting.dates import Dates, read_dates
@@ -192,7 +193,10 @@ def _wide(table: Table, reading: Reading) -> Series:
     dates = _dates(table, when, reading)
     _require_whole_dates(table, when, dates, columns)
     if reading.text_columns == "drop":
+        _note_splits(table, columns)
         columns = _numeric(table, columns)
+    if not asked:
+        _refuse_splits(table, columns, when)
     values, notes = numbers(table, columns, _decimal(reading), FLAGS)
     if len(columns) == 12 and {month_of(name) for name in columns} == set(range(12)):
         notes.append(
@@ -203,6 +207,37 @@ def _wide(table: Table, reading: Reading) -> Series:
         notes += unused_folds(table.frame[columns], advice)
     series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table), axis=when)
     return _dated(series, dates, reading)
+
+
+def _split_words(table: Table, columns: list[str]) -> str | None:
+    """Return the first column that holds words for splits; flags 0 and 1 are numbers."""
+    return split_column(table, [name for name in columns if not all(map(is_number, table.frame[name].astype(str)))])
+
+
+def _refuse_splits(table: Table, columns: list[str], when: str) -> None:
+    """Refuse a column of words for splits among the series, and name the dates at which they begin."""
+    name = _split_words(table, columns)
+    if name is None:
+        return
+    splits = [split_of_cell(str(cell), name) for cell in table.frame[name]]
+    runs = [position for position, one in enumerate(splits) if not position or one != splits[position - 1]]
+    dates = ["DATE", "DATE"]
+    if [splits[position] for position in runs] == ["train", "val", "test"]:
+        dates = [str(table.frame[when].iloc[position]) for position in runs[1:]]
+    raise InputError(
+        f"column {name} holds splits ({table.frame[name].iloc[0]}), not numbers; rows are split by time: "
+        f"--data.val_from {shlex.quote(dates[0])} --data.test_from {shlex.quote(dates[1])} split at dates, "
+        "--data.text_columns drop leaves the column out",
+        file=table.path,
+        place="line 1",
+    )
+
+
+def _note_splits(table: Table, columns: list[str]) -> None:
+    """Say that a column of splits is not used."""
+    name = _split_words(table, columns)
+    if name is not None:
+        table.notes.append(f"column {name} holds splits and is not used; {BY_TIME}")
 
 
 def _require_date_column(table: Table, when: str, reading: Reading) -> None:
@@ -302,6 +337,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     dates = _dates(table, when, reading)
     values, notes = numbers(table, [value, *extra], _decimal(reading), FLAGS)
     left = [name for name in header if name not in (*names, *extra)]
+    _note_splits(table, left)
     notes = [*table.notes, *notes, f"long layout: {len(ids)} series ({', '.join(names)})"]
     notes += [f"columns ignored: {listed(left)}"] if left else []
     notes += unused_folds(table.frame[left], BY_TIME)

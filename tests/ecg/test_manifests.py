@@ -65,6 +65,8 @@ def test_a_split_that_cannot_be_honoured_is_refused(records, columns, message):
         ({}, {"val_fold": 1}, "the table has no folds"),
         ({"split": SPLIT}, {"test_fold": 1}, "conflicts with the column split"),
         ({"split": SPLIT}, {"fold": 0, "folds": 3}, "the column split is incompatible with cross-validation"),
+        ({"role": SPLIT}, {"split_column": "role", "val_fold": 1}, "conflicts with the column role; remove"),
+        ({"role": SPLIT}, {"split_column": "role", "fold": 0, "folds": 3}, "the column role is incompatible with"),
         ({"fold": [n % 4 for n in range(COUNT)]}, {"fold": 0, "folds": 3}, "has 4 folds, not 3"),
         (
             {"fold": [n % 4 for n in range(COUNT)], "patient": ["p"] * COUNT},
@@ -208,7 +210,7 @@ def test_a_column_of_the_manifest_is_chosen_as_the_split(records, capsys, one_ho
     assert sizes(data) == [12, 6, 6]
     printed = capsys.readouterr().out
     assert "not used, as --data.split_column is cohort: split, fold" in printed
-    assert "split: by the column split" in printed
+    assert "split: by the column cohort" in printed
     exercise = table.assign(test=["yes", "no"] * 12)
     options = {"label_columns": ["fast"]} if one_hot else {}
     data_of(records, exercise, split_column="none", **options)
