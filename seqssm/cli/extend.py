@@ -92,7 +92,8 @@ def build_parser(domain: Domain) -> Parser:
     parser = Parser(
         f"seqssm {domain.name} extend",
         "Add classes to a trained single-label classifier from a few labelled records. The network is frozen; a branch "
-        "in front of the head is trained. Options --data.NAME say how the files are read, as for test.",
+        "in front of the head is trained. Options --data.NAME say how the files are read, as for test; those that name "
+        "files are new paths of the run's own data.",
         f"seqssm {domain.name} extend runs/best.ckpt --support new.csv --output bigger.ckpt",
     )
     parser.add_argument("model", metavar="MODEL.ckpt", type=Path, help="checkpoint, or run folder (best.ckpt is used)")

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 from seqssm.domain import Domain
 from seqssm.errors import InputError
 from seqssm.metrics.metric import direction
-from seqssm.training import run
+from seqssm.training import origin, run
+from seqssm.training.external import flagged
 from seqssm.training.task import Recorded, Task
 from seqssm.training.teacher import add_stages
 
@@ -132,7 +133,11 @@ def record(domain: Domain, path: Path, overrides: Sequence[str] = (), stages: Se
         task = cli.model
         task.recorded = []
         add_stages(task, stages)
-        cli.trainer.test(task, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+        try:
+            cli.trainer.test(task, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+        except InputError as error:
+            own = {name: value for name, value in cli.datamodule.hparams.items() if name not in flagged(overrides)}
+            raise origin.with_option(error, own) from None
     if not task.recorded:
         raise InputError("the data set has no test split")
     return task

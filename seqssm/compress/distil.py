@@ -25,10 +25,10 @@ from seqssm.metrics.metric import direction
 from seqssm.metrics.report import number
 from seqssm.nn.flops import count_flops
 from seqssm.nn.stages import heads_of
-from seqssm.training import checkpoint, ensemble, external, origin, run
+from seqssm.training import checkpoint, ensemble, external, origin, own_data, run
 from seqssm.training import presets as configs
 from seqssm.training.networks import parameters
-from seqssm.training.run_folder import BEST, CONFIG, RunFolder
+from seqssm.training.run_folder import BEST
 from seqssm.training.task import Task
 from seqssm.training.teacher import in_place_of
 
@@ -283,11 +283,9 @@ def _train(
 ) -> Path:
     """Train a student with the data and the trainer of the teacher's run; return its checkpoint."""
     entry = checkpoint.read_checkpoint(teacher)["seqssm"]
-    beside = teacher.parent / CONFIG
-    kept = configs.read_preset(configs.Source(beside, teacher.parent.name), domain) if beside.is_file() else {}
+    kept = configs.read_beside(teacher, domain)
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, teacher)
-    base = origin.folder_of(RunFolder(teacher.parent))
-    data_options = origin.located(entry["data_hparams"], data_class.paths, base)
+    data_options = own_data.data_options(entry, teacher, kept, data_class)
     learned = {
         "teacher": str(teacher.absolute()),
         "teacher_weight": request.soft,
@@ -306,7 +304,10 @@ def _train(
     source = folder.with_suffix(".yaml")
     source.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     options = run.Options(list(request.overrides), stages=stages)
-    run.fit(domain, [source], options, output=folder)
+    try:
+        run.fit(domain, [source], options, output=folder)
+    except InputError as error:
+        raise origin.with_option(error, content["data"]["init_args"]) from None
     return folder / BEST
 
 

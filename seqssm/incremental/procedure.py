@@ -208,7 +208,7 @@ def _judge(
         try:
             loader = reader.read(file, names)
         except InputError as error:
-            if file is not None:
+            if file is not None or reader.sources:
                 raise
             notes.append(f"the run's own test records cannot be read: {error}")
             continue

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqssm.domain import find_domain
 from seqssm.errors import InputError, nearest, no_such_file
-from seqssm.training import checkpoint, external, origin
+from seqssm.training import checkpoint, external, origin, own_data
 from seqssm.training.class_means import ClassInputs
 from seqssm.training.class_task import ClassTask
+from seqssm.training.presets import read_beside
 from seqssm.training.run_folder import RunFolder
+from seqssm.training.unchanged import changes
 
 
 @dataclass
@@ -46,34 +49,47 @@ class Reader:
             raise InputError("was saved without a data module, which reads the records", file=self.path)
         return checkpoint.resolve_class(self.entry["data_class"], self.entry["domain"], self.path)
 
+    def _is_source(self, name: str) -> bool:
+        return any(name in group for group in self.data_class.sources)
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """New paths of the run's own data, by option."""
+        return {name: value for name, value in self.options.items() if self._is_source(name)}
+
     def require_options(self) -> None:
         """Check the user's options.
 
         Raises:
-            InputError: an unknown option, a file that has an option of its own, or a value that the checkpoint fixes.
+            InputError: an unknown option, a data set, or a value that the checkpoint fixes.
         """
         cls = self.data_class
         known = list(inspect.signature(cls).parameters)
         for name, value in self.options.items():
             if name not in known:
                 raise InputError(f"unknown option --data.{name}{nearest(name, known)}")
-            if any(name in group for group in cls.sources):
+            if self._is_source(name) and name not in cls.paths:
                 raise InputError(f"--data.{name}: pass the files with --support, --base and --evaluate")
+            if self._is_source(name) and not origin.all_exist(value):
+                raise InputError(f"--data.{name} {value}: no such file or folder")
             kept = self.entry["data_hparams"].get(name)
             if name in cls.fixed and value != kept:
                 raise InputError(f"--data.{name} {value}: the model has {kept}; drop the option")
 
     def _module(self, file: Path | None) -> Any:
         cls = self.data_class
-        base = origin.folder_of(RunFolder(self.path.parent))
-        kept = origin.located(self.entry["data_hparams"], cls.paths, base)
-        if file is not None:
+        config = read_beside(self.path, find_domain(self.entry["domain"]))
+        kept = own_data.data_options(self.entry, self.path, config, cls)
+        if file is None:
+            kept |= self.sources
+        else:
             if cls.labelled_argument is None:
                 raise InputError(f"{cls.__name__} reads no labelled files", file=self.path)
             if not file.exists():
                 raise no_such_file(file)
             kept = external.inherited(kept, cls, [f"--data.{cls.labelled_argument}"])
-            kept |= {**self.options, cls.labelled_argument: str(file)}
+            further = {name: value for name, value in self.options.items() if name not in self.sources}
+            kept |= {**further, cls.labelled_argument: str(file)}
         return cls(**kept)
 
     def class_names(self, file: Path) -> list[str]:
@@ -93,9 +109,14 @@ class Reader:
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             data.use_summary(checkpoint.Summary(summary, self.path), file is not None)
-            data.setup("test")
+            try:
+                data.setup("test")
+            except InputError as error:
+                raise origin.with_option(error, data.hparams if file is None else {}) from None
             if support:
                 data.require_support()
+        if file is None and self.sources and (why := changes(RunFolder(self.path.parent), data, ("test",))):
+            raise InputError(f"--data.{next(iter(self.sources))}: the data are not those of the run ({why})")
         for line in said.getvalue().splitlines():
             if line.startswith("  ") and file is not None:
                 print(f"{file}:{line[1:]}", file=sys.stderr)

@@ -3,7 +3,8 @@
 A data module supports this by declaring `DataModule.sources` and implementing `use_summary` and `identities`. Then
 
 - another value of a source makes the evaluation *external*: every labelled record is tested with the checkpoint's
-  fitted values, and nothing is split or fitted;
+  fitted values, and nothing is split or fitted, unless it is another path of the run's own records
+  (`seqssm.training.own_data`);
 - another value of any other option that changes the result (a column, say) keeps the run's own splits; values that
   contradict the training (a fold, a scaling) are refused.
 
@@ -17,7 +18,7 @@ import inspect
 import io
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,19 @@ class Destination:
         self.differing: dict[str, Any] = {}
         self.external = False
 
-    def choose_folder(self, data: DataModule) -> Path:
+    def choose_folder(self, data: DataModule, moved: Collection[str] = ()) -> Path:
         """Choose the results folder, and pass the checkpoint's fitted values to `data`.
+
+        Args:
+            data: the data module of the evaluation.
+            moved: its sources that name the run's own records at another path.
 
         Raises:
             InputError: an option is fixed by the checkpoint, or splits external data.
         """
         if data.sources:
-            self.differing = differing(data, self.entry["data_hparams"])
+            found = differing(data, self.entry["data_hparams"])
+            self.differing = {name: value for name, value in found.items() if name not in moved}
             self.external = any(name in self.differing for group in data.sources for name in group)
             self._require_same_fit(data)
             data.use_summary(Summary(self.entry["data"], self.checkpoint), self.external)

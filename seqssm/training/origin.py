@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.domain import resolve
+from seqssm.errors import InputError, no_such_file
 from seqssm.training.run_folder import ABOUT, RunFolder
 
 FOLDER, WAY = "folder", "way"  # entries of `about.json`: the folder, and the way to it from the run's folder
@@ -126,6 +127,20 @@ def current(options: Mapping[str, Any], later: Mapping[str, Any], names: Sequenc
     """
     gone = [name for name in names if name in options and name in later and not all_exist(options[name], base)]
     return {**options, **{name: later[name] for name in gone if all_exist(later[name], base)}}
+
+
+def with_option(error: InputError, options: Mapping[str, Any]) -> InputError:
+    """Return the error about a file of a run that is gone with the option that gives its new path.
+
+    Args:
+        error: the error.
+        options: options of the run's data, with paths seen from the current folder.
+    """
+    named = [name for name, value in options.items() if isinstance(value, str) and error.file == str(Path(value))]
+    if error.message != no_such_file("").message or not named:
+        return error
+    hint = f"if it was moved, give its new path as --data.{named[0]}"
+    return InputError(f"{error.message}; {hint}", file=error.file, place=error.place)
 
 
 def all_exist(value: Any, base: Path = Path()) -> bool:

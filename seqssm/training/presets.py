@@ -13,6 +13,7 @@ import yaml
 from seqssm.domain import Domain
 from seqssm.errors import InputError, nearest
 from seqssm.training import migration
+from seqssm.training.run_folder import CONFIG
 
 HOME = "--output DIR sets the run folder"
 LARGEST, MOST_ENTRIES = 1_000_000, 100_000  # bytes of a config file; entries in it with aliases expanded
@@ -158,6 +159,17 @@ def read_preset(source: Source, domain: Domain) -> dict[str, Any]:
     elif variants:
         raise InputError(f"contains several presets; choose one of {', '.join(variants)}", file=path)
     return normalised(content, domain, path)
+
+
+def read_beside(checkpoint: Path, domain: Domain) -> dict[str, Any]:
+    """Read the `config.yaml` beside a checkpoint; empty if there is none.
+
+    Args:
+        checkpoint: the checkpoint, in the folder of its run.
+        domain: domain of the run.
+    """
+    path = checkpoint.parent / CONFIG
+    return read_preset(Source(path, checkpoint.parent.name), domain) if path.is_file() else {}
 
 
 def normalised(content: dict[str, Any], domain: Domain, path: Path | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import yaml
 
 from seqssm.domain import Domain, resolve
 from seqssm.environment import drop_stray_ranks, launch
-from seqssm.errors import InputError, no_such_file, other_domain
+from seqssm.errors import InputError, other_domain
 from seqssm.files import notes
 from seqssm.files.disk import Begun, require_named
 from seqssm.metrics.metric import direction
@@ -135,16 +135,7 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
     try:
         return _train(domain, folder, [content], options or Options(), resume=True, files=[file], kept=kept)
     except InputError as error:
-        raise _with_option(error, (content.get("data") or {}).get("init_args") or {}) from None
-
-
-def _with_option(error: InputError, options: Mapping[str, Any]) -> InputError:
-    """Name the option of a file of a run that is gone."""
-    named = [name for name, value in options.items() if isinstance(value, str) and error.file == str(Path(value))]
-    if error.message != no_such_file("").message or not named:
-        return error
-    hint = f"if it was moved, give its new path as --data.{named[0]}"
-    return InputError(f"{error.message}; {hint}", file=error.file, place=error.place)
+        raise origin.with_option(error, (content.get("data") or {}).get("init_args") or {}) from None
 
 
 def _require_domain(domain: Domain, folder: RunFolder) -> None:
@@ -338,7 +329,7 @@ def prepare_evaluation(
     Returns:
         (model, data and trainer; where the results go; the checkpoint, still to be loaded).
     """
-    from seqssm.training import checkpoint, external, resuming
+    from seqssm.training import checkpoint, external, own_data, resuming
 
     path = checkpoint.find_checkpoint(run)
     content = checkpoint.read_checkpoint(path)
@@ -350,12 +341,8 @@ def prepare_evaluation(
     require_named(output)
     checkpoint.build_task(content, path)  # raises a one-line error if something does not fit
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
-    base = origin.folder_of(RunFolder(path.parent))
-    beside = path.parent / CONFIG
-    kept = configs.read_preset(configs.Source(beside, path.parent.name), domain) if beside.is_file() else {}
-    later = (kept.get("data") or {}).get("init_args") or {}
-    options = origin.current(entry["data_hparams"], later, data_class.paths, base)
-    entry["data_hparams"] = origin.located(options, data_class.paths, base)
+    kept = configs.read_beside(path, domain)
+    entry["data_hparams"] = own_data.data_options(entry, path, kept, data_class)
     trainer = {
         name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
     }
@@ -367,7 +354,9 @@ def prepare_evaluation(
         "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": data_options},
     }
     where = external.Destination(path, entry, overrides, output)
-    folder = where.choose_folder if data is None else where.folder.path
+    folder: Any = where.folder.path
+    if data is None:
+        folder = lambda one: where.choose_folder(one, own_data.moved_sources(one, entry, path, command))  # noqa: E731
     cli = build(domain, folder, [text], Options(overrides, data=data, timeout=timeout))
     resuming.require_same(cli, entry, path, given=True)
     external.require_own_data(where, command)
@@ -401,6 +390,9 @@ def evaluate(
     try:
         with supervised(cli.trainer, release=lock.release if lock else lambda: None), notes.collected() as lines:
             return _run_evaluate(cli, command, path, where, lines)
+    except InputError as error:
+        own = {name: value for name, value in cli.datamodule.hparams.items() if name not in where.given}
+        raise origin.with_option(error, own) from None
     finally:
         if lock is not None:
             lock.release()

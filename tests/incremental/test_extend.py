@@ -191,7 +191,8 @@ def test_a_linear_head_keeps_its_rows(runs, tmp_path):
         ({"support": "protein.csv"}, "line 2"),
         ({"support": "none.csv"}, "no such file"),
         ({"options": {"lower": "mask"}}, "--data.lower mask: the model has upper; drop the option"),
-        ({"options": {"train": "x.csv"}}, "--data.train: pass the files with --support"),
+        ({"options": {"dataset": "splice"}}, "--data.dataset: pass the files with --support"),
+        ({"options": {"train": "x.csv"}}, "--data.train x.csv: no such file"),
         ({"options": {"trian": "x.csv"}}, "unknown option --data.trian"),
     ],
 )
@@ -203,6 +204,31 @@ def test_what_is_refused(runs, tmp_path, options, said):
         extend(domains()["dna"], request_of(runs, tmp_path / "x.ckpt", **given))
     assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "x.ckpt").exists()
+
+
+def test_data_of_the_run_that_were_moved(runs, tmp_path, capsys):
+    """The path of the checkpoint was read, without a way out."""
+    moved, quick = tmp_path / "moved.csv", Recipe(steps=1)
+    distill = ["distill", str(runs / "etf"), "--students", "1", "--trainer.max_epochs", "1", "--output"]
+    (runs / "train.csv").rename(moved)
+    try:
+        hint = f"{runs / 'train.csv'}: no such file or folder; if it was moved, give its new path as --data.train"
+        notes = extend(domains()["dna"], request_of(runs, tmp_path / "a.ckpt", recipe=quick)).notes
+        assert f"the run's own test records cannot be read: {hint}" in notes
+        given = {"recipe": quick, "options": {"train": str(moved)}}
+        assert extend(domains()["dna"], request_of(runs, tmp_path / "b.ckpt", **given)).rows
+        assert main([*distill, str(tmp_path / "c.ckpt")]) == 2
+        assert hint in capsys.readouterr().err
+        assert main(["dna", "test", str(runs / "etf")]) == 2
+        assert hint in capsys.readouterr().err
+        assert main([*distill, str(tmp_path / "c.ckpt"), "--data.train", str(moved)]) == 0
+        text = moved.read_text()
+        moved.write_text(text.replace("gcgc", "tata", 60))
+        with pytest.raises(seqssm.InputError, match=r"--data.train: the data are not those of the run \("):
+            extend(domains()["dna"], request_of(runs, tmp_path / "d.ckpt", **given))
+        moved.write_text(text)
+    finally:
+        moved.rename(runs / "train.csv")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,40 @@ def test_data_that_were_moved_out_of_the_project(there, monkeypatch, capsys, mak
     assert "the data are not those of this run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "make",
+    [*(pytest.param(make, marks=pytest.mark.long) for make in (dna, ecg, forecasting)), pathology],
+    ids=lambda make: make.__name__,
+)
+def test_data_that_were_moved_or_copied_are_tested_as_the_runs_own(there, capsys, make):
+    """Before a continuation they were other data, with a folder of their own."""
+    domain, store = make.__name__, there.parent / "store"
+    fit(make)
+    assert main([domain, "test", "run"]) == 0
+    expected = json.loads(Path("run/metrics.json").read_text())["test"]
+    shutil.copytree(there, store, ignore=shutil.ignore_patterns("run"))
+    given = [word for name, value in PLACES[domain].items() for word in (f"--data.{name}", str(store / value))]
+
+    def check() -> None:
+        capsys.readouterr()
+        assert main([domain, "test", "run", *given]) == 0
+        assert ": the data of the run, at another path" in capsys.readouterr().err
+        assert not list(Path("run").glob("test-*"))
+        assert json.loads(Path("run/metrics.json").read_text())["test"]["metrics"] == expected["metrics"]
+
+    check()
+    for path in list(there.iterdir()):
+        if path.name != "run":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    check()
+    os.chdir(store)
+    with_other_labels(domain)
+    os.chdir(there)
+    assert main([domain, "test", "run", *given]) == 0
+    assert "at another path" not in capsys.readouterr().err
+    assert list(Path("run").glob("test-*")), "other labels are other data"
+
+
 def test_a_run_that_recorded_no_records_takes_no_other_path(there, capsys):
     fit(forecasting)
     shutil.copy("data.csv", "copy.csv")
