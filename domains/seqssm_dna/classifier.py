@@ -72,7 +72,7 @@ def pooled(x: Tensor, mask: Tensor, pool: Pool) -> Tensor:
     if pool == "last":
         place = torch.arange(x.shape[1], device=x.device).expand_as(mask)
         last = place.masked_fill(~mask, -1).amax(1).clamp(min=0)
-        return x[torch.arange(len(x), device=x.device), last]
+        return x[torch.arange(x.shape[0], device=x.device), last]
     real = mask.unsqueeze(-1)
     if pool == "max":
         return x.masked_fill(~real, -torch.inf).amax(1)

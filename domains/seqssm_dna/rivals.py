@@ -74,7 +74,7 @@ class GruLM(_Causal):
             mask: mask, (B, L), True at real positions.
             return_state: whether to also return the state.
         """
-        state = self.new_state(len(ids)) if state is None else state
+        state = self.new_state(ids.shape[0]) if state is None else state
         before = state["gru"].transpose(0, 1).contiguous()
         if mask is None:
             y, after = self.gru(self.embedding(ids), before)
@@ -141,7 +141,7 @@ class CausalCnn(_Causal):
             mask: mask, (B, L), True at real positions.
             return_state: whether to also return the state.
         """
-        state = self.new_state(len(ids)) if state is None else state
+        state = self.new_state(ids.shape[0]) if state is None else state
         inverse = None
         if mask is not None:
             order, inverse = _places(mask)

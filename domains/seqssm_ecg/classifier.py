@@ -87,7 +87,7 @@ class Classifier(Classifying):
         parts, present = separated(x, lengths)
         features = torch.cat([self._features(*part) for part in parts])
         rows = present.nonzero(as_tuple=True)[0]
-        total = features.new_zeros(len(x), features.shape[1]).index_add(0, rows, features)
+        total = features.new_zeros(x.shape[0], features.shape[1]).index_add(0, rows, features)
         return total / present.sum(1, keepdim=True)
 
     def _features(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -280,7 +280,7 @@ class EcgMamba(nn.Module):
 
     def _padded(self, tokens: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Compute `_whole` for records of different lengths, with class token and positions by the length of each."""
-        batch = len(tokens)
+        batch = tokens.shape[0]
         extra = 0 if self.token is None else 1
         total = max(counts) + extra
         rows = []

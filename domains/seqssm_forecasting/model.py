@@ -153,7 +153,7 @@ class InvertedEncoder(nn.Module):
         step = 1
         if self.embed_static is not None:
             assert static is not None
-            own = self.embed_static(static).expand(len(x), -1, -1)
+            own = self.embed_static(static).expand(x.shape[0], -1, -1)
             pairs = torch.stack([own, h[:, :variates]], 2).flatten(1, 2)
             h, step = torch.cat([pairs, h[:, variates:]], 1), 2
         if self.embed_known is not None:

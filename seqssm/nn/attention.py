@@ -175,8 +175,11 @@ class Attention(nn.Module):
         """
         q, k, v = self._heads(qkv)
         batch, _, length, _ = q.shape
-        plain = state is None and (self.window is None or self.window >= length)
-        if length == 0:
+        banded = torch.compiler.is_exporting() and self.window is not None and state is None and lengths is None
+        plain = not banded and state is None and (self.window is None or self.window >= length)
+        if banded:
+            y = self._banded(q, k, v)
+        elif length == 0:
             y = q
         elif plain and (self.causal or lengths is None):
             y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, enable_gqa=True)
@@ -225,6 +228,34 @@ class Attention(nn.Module):
                 )
             )
         return torch.cat(outputs, dim=2)
+
+    def _banded(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend within the window, for graphs that hold for any length L: without branches or loops that depend on it.
+
+        Queries are divided into pieces of `window` positions, each with the keys of its own and the adjacent pieces.
+        """
+        length, window = q.shape[2], self.window or 0
+        pieces = length // window + 2  # at least two, and some padding: no size is special
+        rest = pieces * window - length
+        after = rest if self.causal else rest + window
+        near = 2 if self.causal else 3  # pieces of keys for a piece of queries
+        queries = F.pad(q, (0, 0, 0, rest)).unflatten(2, (pieces, window)).transpose(1, 2).flatten(0, 1)
+
+        def keys_of(x: Tensor) -> Tensor:
+            """(B, n_kv_heads, L, d) to (B * pieces, n_kv_heads, near * window, d)."""
+            parts = F.pad(x, (0, 0, window, after)).unflatten(2, (pieces + near - 1, window)).transpose(1, 2)
+            return torch.cat([parts[:, k : k + pieces] for k in range(near)], 3).flatten(0, 1)
+
+        start = torch.arange(pieces, device=q.device)[:, None, None] * window
+        place = start + torch.arange(window, device=q.device)[:, None]  # (pieces, window, 1)
+        key_place = start - window + torch.arange(near * window, device=q.device)  # (pieces, 1, near * window)
+        seen = (key_place >= 0) & (key_place < length) & ((key_place - place).abs() < window)
+        if self.causal:
+            seen = seen & (key_place <= place)
+        seen = seen | (place >= length)  # padding
+        mask = seen.unsqueeze(1).repeat(q.shape[0], 1, 1, 1)
+        y = F.scaled_dot_product_attention(queries, keys_of(k), keys_of(v), attn_mask=mask, enable_gqa=True)
+        return y.unflatten(0, (q.shape[0], pieces)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
     def _past(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Return cached keys and values sorted by position, and the positions (B, T), negative for empty entries."""

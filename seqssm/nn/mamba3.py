@@ -155,7 +155,7 @@ class Mamba3(RoutedMixer):
     ) -> tuple[Tensor, State | None]:
         branches = self.branches if only is None else [self.branches[only]]
         routes = len(branches)
-        steps = Steps(len(x), x.shape[1], routes, order, cu_seqlens, x.device)
+        steps = Steps(x.shape[0], x.shape[1], routes, order, cu_seqlens, x.device)
         z, u, dt, decay, early, turn, B, C = self._selected(x, branches)
         # along the steps of each route: the weight that the next step gives to this one, and the angles
         carried = steps.gather(dt - early)  # contribution of the preceding step to each step

@@ -204,7 +204,7 @@ class Memory(nn.Module):
         before = self._empty(1, x)
         score = self._scores(x.unsqueeze(0))[..., 0]
         blocks = _Blocks(self.interval, score, None, None)
-        placed = self._admitted(blocks, x.new_zeros(1, len(x), self.summary_dim), score, before)[1]
+        placed = self._admitted(blocks, x.new_zeros(1, x.shape[0], self.summary_dim), score, before)[1]
         scores = torch.cat([before["score"], placed], 1)
         chosen = self._select(scores, blocks)[:, -1]
         return chosen[scores.gather(1, chosen) > EMPTY] - self.pool_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqssm.orders import RESET
 
@@ -78,11 +78,10 @@ class Steps:
         """Return the value of the next visited step in the same segment, (B, R, S, K); 0 if there is none."""
         if self.count == 0:
             return values
-        missing = self.count
-        here = torch.where(self.real, self.place, missing)
-        nearest = here.flip(-1).cummin(-1).values.flip(-1)  # next visited step, including this one
-        after = nearest.roll(-1, -1)
-        found = (after < missing) & (self.place < self.count - 1)
+        if self.plain:
+            return nn.functional.pad(values[:, :, 1:], (0, 0, 0, 1))
+        after = self._places(self.real).gather(-1, self.real.cumsum(-1))
+        found = after < self.count
         after = after.clamp(max=self.count - 1)
         same = found & (self.segment.gather(-1, after) == self.segment) & self.real
         taken = values.gather(2, after.unsqueeze(-1).expand_as(values))
@@ -96,16 +95,25 @@ class Steps:
             initial: initial values, (sequences, R, K), added until the first reset of a sequence.
         """
         total = values.double().cumsum(2)
-        if self.count == 0:
-            return total
-        begins = self.segment != self.segment.roll(1, -1)
-        begins[..., 0] = True
-        start = torch.where(begins, self.place, 0).cummax(-1).values
-        before = torch.cat([torch.zeros_like(total[:, :, :1]), total], 2)
-        total = total - before.gather(2, start.unsqueeze(-1).expand_as(total))
+        if self.count and not self.plain:
+            total = self._restarted(total)
         if initial is not None:
             total = total + self._of_sequences(initial).double() * (self.begun == 0).unsqueeze(-1)
         return total
+
+    def _restarted(self, total: Tensor) -> Tensor:
+        """Sums from the start of each segment, of sums over all steps."""
+        begins = self.segment != self.segment.roll(1, -1)
+        begins[..., 0] = True
+        start = self._places(begins).gather(-1, begins.cumsum(-1) - 1)
+        before = torch.cat([torch.zeros_like(total[:, :, :1]), total], 2)
+        return total - before.gather(2, start.unsqueeze(-1).expand_as(total))
+
+    def _places(self, mask: Tensor) -> Tensor:
+        """The steps at which a mask (B, R, S) is True, in order, (B, R, S + 1); then the number of steps."""
+        rank = torch.where(mask, mask.cumsum(-1) - 1, self.count)
+        found = rank.new_full((*rank.shape[:2], self.count + 1), self.count)
+        return found.scatter(-1, rank, torch.where(mask, self.place, self.count))
 
     def _of_sequences(self, values: Tensor) -> Tensor:
         """Expand values of sequences (sequences, R, K) to their steps, (B, R, S, K)."""

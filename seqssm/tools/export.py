@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserErrorType
 
 from seqssm.domain import find_domain, resolve
 from seqssm.errors import InputError
@@ -184,11 +186,25 @@ class _Inputs(nn.Module):
 
 
 def program(graph: Graph) -> torch.export.ExportedProgram:
-    """Trace the module with dynamic axes."""
+    """Trace the module with dynamic axes.
+
+    Raises:
+        InputError: the network has a layer that PyTorch traces for one size of an axis only, such as a GRU.
+    """
     inputs = graph.inputs(BATCHES[-1], graph.lengths[0])
     shapes = tuple(dict.fromkeys(graph.axes.get(name, {}), torch.export.Dim.DYNAMIC) for name in inputs)
-    with torch.no_grad():
-        return torch.export.export(_Inputs(graph.module), tuple(inputs.values()), dynamic_shapes={"inputs": shapes})
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, about its own calls
+            return torch.export.export(_Inputs(graph.module), tuple(inputs.values()), dynamic_shapes={"inputs": shapes})
+    except torch._dynamo.exc.UserError as error:
+        if error.error_type != UserErrorType.CONSTRAINT_VIOLATION:
+            raise
+        axes = " and ".join(dict.fromkeys(word for own in graph.axes.values() for word in own.values()))
+        raise InputError(
+            f"PyTorch cannot trace this network for any number of {axes} (this is so for GRU layers); "
+            "--format safetensors exports its weights"
+        ) from None
 
 
 def onnx_of(graph: Graph) -> tuple[bytes, Runner]:

@@ -19,7 +19,7 @@ from seqssm.errors import InputError
 from seqssm.nn.mamba import Mamba
 from seqssm.nn.mamba2 import Mamba2
 from seqssm.tools import export as exporting
-from seqssm.tools.export import Graph, compare, onnx_of, program_of
+from seqssm.tools.export import Graph, compare, onnx_of, program, program_of
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'seqssm[export]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'seqssm[export]'")
@@ -104,20 +104,36 @@ def test_a_trained_model_becomes_a_graph(run, tmp_path, capsys):
         assert about["outputs"].startswith("probabilities: ")
 
 
-@pytest.mark.parametrize("network", ["stem", "hybrid"])
-def test_a_classifier_of_sequences_becomes_a_graph(network, tmp_path):
+def classifier_graph(name):
     from seqssm_dna.classifier import GenomeClassifier
     from seqssm_dna.export import export
     from seqssm_dna.model import GenomeLM
+    from seqssm_dna.rivals import GruLM
     from seqssm_dna.stem import StemEncoder
 
     torch.manual_seed(0)
-    stem = network == "stem"
-    encoder = StemEncoder(16, 1, 7, positions=20) if stem else GenomeLM(16, 1, "mamba", conv_layers=2)
-    model = GenomeClassifier(encoder, 3, average_strands=True).eval()
+    windows = {"head_dim": 8, "attn_period": 2, "attn_offset": 1, "attn_window": 7}
+    encoder = {
+        "stem": lambda: StemEncoder(16, 1, 7, positions=20),
+        "hybrid": lambda: GenomeLM(16, 1, "mamba", conv_layers=2),
+        "windows": lambda: GenomeLM(16, 2, "mamba3", **windows),
+        "gru": lambda: GruLM(16, 1),
+    }[name]()
+    head = {"class_head": "etf", "max_classes": 5, "projector": "dual"} if name == "windows" else {}
+    model = GenomeClassifier(encoder, 3, average_strands=True, **head).eval()
     summary = {"max_length": 40, "classes": ["a", "b", "c"], "unit": "", "lower": "upper"}
-    graph = export(SimpleNamespace(model=model), summary, False)
+    return export(SimpleNamespace(model=model), summary, False)
+
+
+@pytest.mark.parametrize("network", ["stem", "hybrid", "windows"])
+def test_a_classifier_of_sequences_becomes_a_graph(network, tmp_path):
+    graph = classifier_graph(network)
     assert len(compare(graph, onnx_of(graph)[1], tmp_path / "dna.onnx")) == 3
+
+
+def test_a_network_that_has_no_graph_for_every_length_is_an_error():
+    with pytest.raises(InputError, match=r"GRU layers.*--format safetensors"):
+        program(classifier_graph("gru"))
 
 
 def test_steps_of_a_stream_equal_the_whole_recording(tmp_path, capsys):
