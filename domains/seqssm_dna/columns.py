@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from seqssm.errors import InputError, no_column
 from seqssm.files.numbers import MISSING
-from seqssm.files.splits import NO_COLUMN, split_of_cell, split_of_flag, unused_folds
+from seqssm.files.splits import NO_COLUMN, fold_columns, folds_of, split_of_cell, split_of_flag, unused_folds
 from seqssm.files.tables import Table
 from seqssm_dna.letters import first_foreign, what_is
 
@@ -66,8 +66,12 @@ def read_splits(table: Table, name: str | None, flags: Mapping[str, str] | None)
     if name == NO_COLUMN:
         return None
     column = find_column(table, name, ("split",), "split", flags, needed=False)
+    if name is not None and _named_folds(table, name) is not None:
+        return None  # `read_folds` reads them
     if column is None:
-        advice = f"for one of them, write train, valid and test into a column and pass its name as {option}"
+        advice = "kfold --folds {count} uses it"
+        if len(fold_columns(table.frame)) > 1:
+            advice += f" with {option} {{column}}"
         table.notes += unused_folds(table.frame, advice)
         words = ("set", "subset", "partition")
         other = next((one for one in table.columns if one.lower() in words or split_of_flag(one)), None)
@@ -86,6 +90,26 @@ def read_splits(table: Table, name: str | None, flags: Mapping[str, str] | None)
             raise InputError(message, file=table.path, place=table.place(row, column))
         found.append(split)
     return found
+
+
+def read_folds(table: Table, name: str | None) -> list[int | None] | None:
+    """Return the fold of each row; None without a column of folds, or with several of which none is named.
+
+    Args:
+        table: the table.
+        name: column of the splits or folds; `NO_COLUMN` for none; by default the one with a usual name of folds.
+    """
+    if name == NO_COLUMN:
+        return None
+    found = fold_columns(table.frame)
+    if name is not None and _named_folds(table, name) is not None:
+        return _named_folds(table, name)
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _named_folds(table: Table, name: str) -> list[int | None] | None:
+    """The folds of a column that the user named for the split; None if it holds splits or flags of one."""
+    return None if split_of_flag(name) else folds_of(table.frame[name])
 
 
 def invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:

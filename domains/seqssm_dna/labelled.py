@@ -21,7 +21,7 @@ from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_list
-from seqssm_dna.columns import find_column, invalid_rows, read_splits
+from seqssm_dna.columns import find_column, invalid_rows, read_folds, read_splits
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import Interval
 from seqssm_dna.labels import class_numbers, label_lists, order_classes, require_classes
@@ -77,6 +77,7 @@ class Labelled:
         notes: messages to report.
         problems: row -> why its letters cannot be used; the row's sequence is empty.
         numbered: whether the ids are the numbers of the lines.
+        folds: fold of each row, None where its cell is empty; None if the file has none.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class Labelled:
     notes: list[str] = field(default_factory=list)
     problems: dict[int, str] = field(default_factory=dict)
     numbered: bool = False
+    folds: list[int | None] | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -110,6 +112,7 @@ class Labelled:
         return Labelled(
             self.path, self.target, of(self.ids), of(self.sequences), truth, self.classes, of(self.splits),
             of(self.groups), of(self.places), self.notes, numbered=self.numbered,
+            folds=of(self.folds),
         )  # fmt: skip
 
     def of_split(self, split: str) -> Labelled:
@@ -306,6 +309,7 @@ def _of_table(
         notes,
         problems,
         ids is None,
+        None if invalid == "keep" else read_folds(table, columns.split),
     )
     if table.dialect.kind == "xlsx" and (cells.str.len() == EXCEL_CELL).any():
         message = f"a sequence of {EXCEL_CELL} letters, the limit of Excel cells; save the table as CSV or Parquet"

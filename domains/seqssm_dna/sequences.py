@@ -16,7 +16,6 @@ from seqssm.files.datasets import find_data_set
 from seqssm.files.splits import NO_COLUMN
 from seqssm.metrics.classes import class_list
 from seqssm.training.data import DataModule, whole_batch
-from seqssm.training.sizes import require_count
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet, registered
 from seqssm_dna.genomes import open_genome
 from seqssm_dna.intervals import is_bed, read_bed
@@ -32,7 +31,7 @@ from seqssm_dna.labelled import (
 from seqssm_dna.labels import absent_classes, order_classes, require_variety
 from seqssm_dna.lengths import encode_all
 from seqssm_dna.records import SUFFIXES, suffix_of
-from seqssm_dna.splits import by_position, families, split_labelled
+from seqssm_dna.splits import by_position, require_folds, split_labelled
 from seqssm_dna.tokens import (
     BASE_COUNT,
     FIRST_BASE,
@@ -235,9 +234,7 @@ class SequenceData(DataModule):
         return {"train": {name: str(find_data_set(NAME, path, self.root)) for name, path in kept.source.items()}}, kept
 
     def require_folds(self, folds: Sequence[int]) -> None:
-        found = self._read(*self.find())
-        bound = "the number of " + ("groups" if found.groups else "different sequences")
-        require_count("--data.folds", self.hparams["folds"], 2, len(np.unique(families(found))), bound)
+        require_folds(self._read(*self.find()), self.hparams["folds"])
 
     def setup(self, stage: str | None = None) -> None:
         """Read the sequences, split and encode them; only once."""
@@ -252,7 +249,8 @@ class SequenceData(DataModule):
         if self.external:
             found.splits, how = ["test"] * len(found), "all records are tested"
         else:
-            how = split_labelled(found, h["val_fraction"], h["test_fraction"], h["split_seed"], h["fold"], h["folds"])
+            names = ("val_fraction", "test_fraction", "split_seed", "fold", "folds", "split_column")
+            how = split_labelled(found, *(h[name] for name in names))
         notes = [note for note in before if "also occur in train" not in note and "of training ones" not in note]
         notes += shared_sequences(found)
         self.ids, said = encode_all(found, h["lower"], h["trim_n"], h["max_length"])

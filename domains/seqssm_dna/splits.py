@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm.files.splits import ranks_of_folds
+from seqssm.training.sizes import require_count
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import Interval, whole_contigs
 from seqssm_dna.labelled import Labelled
@@ -105,6 +107,46 @@ def dealt(found: Labelled, rows: np.ndarray, parts: int, seed: int) -> np.ndarra
     return part[member]
 
 
+def own_folds(found: Labelled, count: int) -> np.ndarray:
+    """Return the fold of each row by the column of the file, (n,) integers from 0 to `count` - 1.
+
+    Args:
+        found: labelled sequences with folds.
+        count: number of folds.
+
+    Raises:
+        InputError: the file has folds of another number, rows without one, or a group in two folds.
+    """
+    numbers = [fold for fold in found.folds or [] if fold is not None]
+    if len(numbers) < len(found):
+        row = (found.folds or []).index(None)
+        raise InputError("has no fold, as other rows do", file=found.path, place=found.places[row])
+    first: dict[str, int] = {}
+    for row, group in enumerate(found.groups or []):
+        other = first.setdefault(group, row)
+        if numbers[other] != numbers[row]:
+            message = f"group {group!r} is in fold {numbers[other]} ({found.places[other]}) and in {numbers[row]}"
+            raise InputError(message, file=found.path, place=found.places[row])
+    return np.array(ranks_of_folds(numbers, count, "--data.split_column none for random folds", found.path))
+
+
+def require_folds(found: Labelled, count: int) -> None:
+    """Check that the sequences can be divided into `count` folds.
+
+    Args:
+        found: labelled sequences.
+        count: number of folds.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if found.folds is not None:
+        own_folds(found, count)
+    else:
+        bound = "the number of " + ("groups" if found.groups else "different sequences")
+        require_count("--data.folds", count, 2, len(np.unique(families(found))), bound)
+
+
 def held_out(found: Labelled, rows: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Select a random subset stratified by class, with families kept together; return a mask, (rows,) bool.
 
@@ -130,7 +172,13 @@ def held_out(found: Labelled, rows: np.ndarray, fraction: float, seed: int) -> n
 
 
 def split_labelled(
-    found: Labelled, val: float, test: float, seed: int, fold: int | None = None, folds: int | None = None
+    found: Labelled,
+    val: float,
+    test: float,
+    seed: int,
+    fold: int | None = None,
+    folds: int | None = None,
+    column: str | None = None,
 ) -> str:
     """Set the splits in place: folds, the column of the file, or random splits.
 
@@ -140,17 +188,27 @@ def split_labelled(
         test: fraction of the rows for the test, without folds and splits.
         seed: seed of random splits.
         fold: index of the test fold.
-        folds: number of folds, which replace splits of the file.
+        folds: number of folds, which replace splits of the file; they are those of the file if it has folds.
+        column: column of the splits or folds that the user named.
 
     Returns:
         Description of the split, for the user.
+
+    Raises:
+        InputError: the file has folds of another number, or rows without one.
     """
     count = len(found)
+    if folds is None and found.splits is None and found.folds is not None and column is not None:
+        most = len(set(found.folds) - {None})
+        message = f"column {column} holds folds: run kfold --folds {most}, or pass --data.folds {most} --data.fold K"
+        raise InputError(message, file=found.path)
     splits = np.array(found.splits if found.splits is not None else ["train"] * count, dtype=object)
     if folds is not None:
-        part = dealt(found, np.arange(count), folds, seed)
+        part = dealt(found, np.arange(count), folds, seed) if found.folds is None else own_folds(found, folds)
         splits = np.where(part == fold, "test", "train").astype(object)
-        how = f"test fold {fold} of {folds}"
+        if found.folds is not None:
+            found.notes[:] = [note for note in found.notes if "is not used for the split" not in note]
+        how = f"test fold {fold} of {folds}" + (", at random" if found.folds is None else ", folds of the table")
     elif found.splits is None:
         splits[held_out(found, np.arange(count), test, seed)] = "test"
         how = f"random, {test:.0%} test"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seqssm.errors import InputError
+from seqssm.files.splits import ranks_of_folds
 from seqssm_ecg.sources import LabelledRecord
 
 NAMES = ("train", "val", "test")
@@ -145,21 +146,15 @@ def _by_fold(records: list[LabelledRecord], options: SplitOptions, file: str) ->
 def _cross(records: list[LabelledRecord], options: SplitOptions, file: str) -> dict[str, list[int]]:
     """Make K folds from the folds of the table, whose number must be a multiple of K; return the split of fold k."""
     _require_all(records, "fold", lambda record: record.fold, file)
-    numbers = sorted({record.fold for record in records if record.fold is not None})
     assert options.folds is not None
-    if len(numbers) % options.folds:
-        raise InputError(
-            f"has {len(numbers)} folds, not {options.folds}: use --folds {len(numbers)}, or --data.split_column none "
-            "for random folds",
-            file=file,
-        )
-    ranks = {number: rank % options.folds for rank, number in enumerate(numbers)}
+    own = [record.fold for record in records if record.fold is not None]
+    ranks = ranks_of_folds(own, options.folds, "--data.split_column none for random folds", file)
     _require_whole_groups(
         records,
-        {f"fold {n}": [k for k, record in enumerate(records) if record.fold == n] for n in numbers},
+        {f"fold {n}": [k for k, number in enumerate(own) if number == n] for n in sorted(set(own))},
         file,
     )
-    return _rotated([ranks[record.fold] for record in records if record.fold is not None], options)
+    return _rotated(ranks, options)
 
 
 def _hashed_cross(records: list[LabelledRecord], options: SplitOptions) -> dict[str, list[int]]:

@@ -45,8 +45,8 @@ class BagData(DataModule):
             labels that are present or absent), or ``several`` targets at once.
         level: whether a record is a case or a slide; ``auto``: a slide if the labels of many cases differ between
             their slides, else a case.
-        folds: number of stratified folds by patient, a folder of CLAM split files, or a column of splits of the
-            manifest (``split``, ``is_train``).
+        folds: number of folds (those of the manifest if a column has that number of them or a multiple, otherwise
+            stratified ones by patient), a folder of CLAM split files, or a column of splits (``split``, ``is_train``).
         fold: index of the test fold.
         inner: fraction of the training split used for validation instead of the split's own validation records; 0
             disables validation and trains the fixed number of epochs. By default the split's own records, or 0.1 if it

@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.splits import FLAGS, SPLIT_NAMES, TRUE, split_files, split_of_cell, unused_folds
+from seqssm.files.splits import (
+    FLAGS,
+    SPLIT_NAMES,
+    TRUE,
+    fold_columns,
+    ranks_of_folds,
+    split_files,
+    split_of_cell,
+    unused_folds,
+)
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
 from seqssm_pathology.files import say, slide_id
@@ -42,7 +51,8 @@ def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callabl
 
     Args:
         manifest: manifest of the records.
-        folds: number of generated folds, a folder of split files, or a column of splits of the manifest.
+        folds: number of folds, a folder of split files, or a column of splits of the manifest. Folds are those of the
+            manifest if a column has that number of them (or a multiple), otherwise generated.
         fold: index of the test fold.
         seed: random seed of generated folds.
         tell: prints a line.
@@ -51,6 +61,9 @@ def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callabl
         InputError: there is no such fold, folder or column, or the split is unusable.
     """
     if folds.isdigit():
+        own = own_folds(manifest, int(folds), fold, tell)
+        if own is not None:
+            return own
         _report_unused(manifest, tell)
         return make_split(manifest, int(folds), fold, seed)
     if folds in manifest.marks and not Path(folds).is_dir():
@@ -66,7 +79,8 @@ def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callabl
 def _report_unused(manifest: Manifest, tell: Callable[[str], None]) -> None:
     """Report the columns of splits and folds of the manifest, which generated folds do not use."""
     columns = {name: [cell for own in cells.values() for cell in own] for name, cells in manifest.marks.items()}
-    advice = "--data.folds takes a column of train, val and test, or a folder of split files, one per fold"
+    several = len(fold_columns(columns)) > 1
+    advice = "remove the others, or pass a folder of split files" if several else "--data.folds {count} uses it"
     for said in unused_folds(columns, advice):
         tell(f"{manifest.path}: warning: {said}")
     others = [name for name in columns if not unused_folds({name: columns[name]}, "")]
@@ -75,6 +89,61 @@ def _report_unused(manifest: Manifest, tell: Callable[[str], None]) -> None:
         how = f"--data.folds {usable} uses it as the split" if usable else "it does not hold train, val and test"
         how += "" if usable else "; for given folds, --data.folds takes a folder of split files, one per fold"
         tell(f"{manifest.path}: warning: the column {' and '.join(others)} is not used; {how}")
+
+
+def own_folds(manifest: Manifest, count: int, fold: int, tell: Callable[[str], None]) -> dict[str, list[str]] | None:
+    """Make the split of a fold from the folds of the manifest: fold `fold` is the test set, the next one validation.
+
+    Args:
+        manifest: manifest of the records.
+        count: number of folds, at least 3.
+        fold: index of the test fold.
+        tell: prints a line.
+
+    Returns:
+        The record ids by split; None if there is not one column of folds, whose number is a multiple of `count`.
+
+    Raises:
+        InputError: a record has no fold or several, a patient is in two folds, or `fold` is out of range.
+    """
+    columns = {name: [cell for own in cells.values() for cell in own] for name, cells in manifest.marks.items()}
+    found = fold_columns(columns)
+    if len(found) != 1 or count < 3:
+        return None
+    ((column, folds),) = found.items()
+    if len(set(folds) - {None}) % count:
+        return None
+    if not 0 <= fold < count:
+        raise InputError(f"--data.fold {fold}: there are 0 to {count - 1}")
+    number_of = dict(zip(columns[column], folds))
+    own: dict[str, int] = {}
+    for name, cells in manifest.marks[column].items():
+        numbers = [number_of[cell] for cell in cells if number_of[cell] is not None]
+        if len(numbers) != 1:
+            message = f"{manifest.level} {name} " + ("is in several folds" if numbers else "has no fold, as others do")
+            raise InputError(message, file=manifest.path, place=f"column {column}")
+        own[name] = numbers[0]  # type: ignore[assignment]
+    apart = {f"fold {number}": [name for name in own if own[name] == number] for number in sorted(set(own.values()))}
+    patients = require_apart(apart, manifest, manifest.path)
+    if patients:
+        tell(f"{manifest.path}: warning: {patients}")
+    tell(f"{manifest.path}: the folds are those of the column {column}")
+    ranks = dict(zip(own, ranks_of_folds(list(own.values()), count, "", manifest.path)))
+    return rotated(ranks, fold, count)
+
+
+def rotated(ranks: Mapping[str, int], fold: int, count: int) -> dict[str, list[str]]:
+    """Return the records by split: those of fold `fold` are the test, those of the next one the validation.
+
+    Args:
+        ranks: fold of each record.
+        fold: index of the test fold.
+        count: number of folds.
+    """
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for name, own in ranks.items():
+        splits["test" if own == fold else "val" if own == (fold + 1) % count else "train"].append(name)
+    return splits
 
 
 def read_folds(folder: Path, fold: int, manifest: Manifest) -> tuple[Path, dict[str, list[str]]]:
@@ -258,11 +327,7 @@ def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str
         raise InputError(f"--data.folds {count}: 3 to {most} are possible", file=manifest.path)
     if not 0 <= fold < count:
         raise InputError(f"--data.fold {fold}: there are 0 to {count - 1}")
-    number = deal(manifest, list(manifest.cases), count, seed)
-    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for case, own in number.items():
-        splits["test" if own == fold else "val" if own == (fold + 1) % count else "train"].append(case)
-    return splits
+    return rotated(deal(manifest, list(manifest.cases), count, seed), fold, count)
 
 
 def inner_split(manifest: Manifest, cases: list[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:

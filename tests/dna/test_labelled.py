@@ -12,6 +12,7 @@ from seqssm_dna.intervals import read_bed
 from seqssm_dna.labelled import LabelColumns, labelled_intervals, read_labelled
 from seqssm_dna.labels import order_classes
 from seqssm_dna.sequences import SequenceData
+from seqssm_dna.splits import require_folds, split_labelled
 
 from seqssm.errors import InputError
 
@@ -276,11 +277,39 @@ def test_classes_that_are_probably_a_mistake(write, labels, words):
 
 
 @pytest.mark.parametrize("name", ["Fold", "kfold"])
-def test_a_column_of_folds_is_named(write, name):
-    rows = [(letters(20, k), "ab"[k % 2], k % 3) for k in range(12)]
-    found = read_labelled(write(csv(rows, f"sequence,label,{name}"), "a.csv"))
-    what = f"column {name} holds folds (0 to 2) and is not used for the split; for one of them, write train, valid and"
-    assert any(what in note and note.endswith("pass its name as split_column") for note in found.notes)
+def test_the_folds_of_a_table_are_those_of_kfold(write, name):
+    """`kfold` drew random folds beside them."""
+    rows = [(letters(20, k), "ab"[k % 2], 1 + k // 2 % 3) for k in range(24)]
+    path = write(csv(rows, f"sequence,label,{name}"), "a.csv")
+    found = read_labelled(path)
+    what = f"column {name} holds folds (1 to 3) and is not used for the split; kfold --folds 3 uses it"
+    assert what in found.notes
+    how = split_labelled(found, 0.1, 0.1, 0, 2, 3)
+    assert "folds of the table" in how
+    assert what not in found.notes
+    assert [split == "test" for split in found.splits] == [row[2] == 3 for row in rows]
+    with pytest.raises(InputError, match=r"has 3 folds, not 4: use --folds 3, or --data.split_column none for random"):
+        require_folds(read_labelled(path), 4)
+    drawn = read_labelled(path, columns=LabelColumns(split="none"))
+    assert "at random" in split_labelled(drawn, 0.1, 0.1, 0, 2, 3)
+    named = read_labelled(path, columns=LabelColumns(split=name))
+    with pytest.raises(InputError, match=f"column {name} holds folds: run kfold --folds 3, or pass --data.folds 3"):
+        split_labelled(named, 0.1, 0.1, 0, column=name)
+
+
+def test_folds_that_cannot_be_used(write):
+    rows = [(letters(20, k), "ab"[k % 2], k % 3, k // 2) for k in range(12)]
+    path = write(csv(rows, "sequence,label,fold,family"), "a.csv")
+    found = read_labelled(path, columns=LabelColumns(group="family"))
+    with pytest.raises(InputError, match=r"line 3: group '0' is in fold 0 \(line 2\) and in 1"):
+        require_folds(found, 3)
+    rows[4] = (*rows[4][:2], "", 2)
+    with pytest.raises(InputError, match="line 6: has no fold, as other rows do"):
+        require_folds(read_labelled(write(csv(rows, "sequence,label,fold,family"), "b.csv")), 3)
+    rows = [(letters(20, k), "ab"[k % 2], k % 3, k % 4) for k in range(12)]
+    found = read_labelled(write(csv(rows, "sequence,label,fold,outer_fold"), "c.csv"))
+    assert found.folds is None
+    assert sum("uses it with split_column" in note for note in found.notes) == 2
 
 
 def test_a_column_called_split_of_another_meaning_has_a_way_out(write):

@@ -301,19 +301,33 @@ def test_a_column_of_the_manifest_is_the_split(column, cells, expected, tmp_path
 
 
 @pytest.mark.parametrize("name", ["fold", "kfold", "CV fold"])
-def test_a_column_that_is_no_split_is_not_recommended(tmp_path, capsys, name):
-    """`--data.folds fold` was recommended for numbers of folds, and is an error; `kfold` was ignored."""
-    rows = "".join(f"s{k},C{k},{k % 5},{k % 2}\n" for k in range(20))
-    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,{name},label\n{rows}"), "classification")
+def test_the_folds_of_the_manifest_are_used(tmp_path, capsys, name):
+    """Random folds were drawn beside them."""
+
+    def read(numbers, columns=name):
+        rows = "".join(f"s{k},C{k // 2},{numbers(k)},{k // 2 % 2}\n" for k in range(40))
+        return m.read_manifest(table(tmp_path, f"slide_id,case_id,{columns},label\n{rows}"), "classification")
+
+    found = read(lambda k: 1 + k // 2 % 5)
+    parts = splits.split_of(found, "5", 3, 1, print)
+    assert f"the folds are those of the column {name}" in capsys.readouterr().out
+    assert parts["test"] == [f"C{k}" for k in range(20) if k % 5 == 3]
+    assert parts["val"] == [f"C{k}" for k in range(20) if k % 5 == 4]
     splits.split_of(found, "3", 0, 1, print)
     told = capsys.readouterr().out
-    assert f"column {name} holds folds (0 to 4) and is not used for the split; --data.folds takes a column of" in told
-    assert f"--data.folds {name}" not in told
-    rows = "".join(f"s{k},C{k},{k % 5},{'test' if k % 5 == 1 else 'train'},{k % 2}\n" for k in range(20))
-    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,fold,split,label\n{rows}"), "classification")
-    splits.split_of(found, "3", 0, 1, print)
+    assert f"column {name} holds folds (1 to 5) and is not used for the split; --data.folds 5 uses it" in told
+    with pytest.raises(InputError, match=r"--data.fold 5: there are 0 to 4"):
+        splits.split_of(found, "5", 5, 1, print)
+    with pytest.raises(InputError, match=rf"column {name}: case C0 is in several folds"):
+        splits.split_of(read(lambda k: k % 5), "5", 0, 1, print)
+    with pytest.raises(InputError, match=rf"column {name}: case C1 has no fold, as others do"):
+        splits.split_of(read(lambda k: "" if k in (2, 3) else k // 2 % 5), "5", 0, 1, print)
+    splits.split_of(read(lambda k: f"{k // 2 % 5},{k // 2 % 4}", f"{name},outer_fold"), "5", 0, 1, print)
+    assert capsys.readouterr().out.count("remove the others, or pass a folder of split files") == 2
+    found = read(lambda k: f"{k // 2 % 4},{'test' if k // 2 % 5 == 1 else 'train'}", f"{name},split")
+    splits.split_of(found, "5", 0, 1, print)
     told = capsys.readouterr().out
-    assert "column fold holds folds (0 to 4)" in told
+    assert f"column {name} holds folds (0 to 3)" in told
     assert "the column split is not used; --data.folds split uses it" in told
 
 
