@@ -71,7 +71,7 @@ def char_lm_table(study: dict[str, Any]) -> str:
 # -- a set of students -------------------------------------------------------------------------------------------------
 
 TEACHER = {"d_model": "32", "layers": "2", "stem": "3", "order": "cross"}
-EPOCHS, STUDENT_EPOCHS, STUDENTS, BUDGET = 6, 12, 2, 0.6
+EPOCHS, STUDENT_EPOCHS, STUDENTS, BUDGET, ALONE = 6, 12, 2, 0.6, 0.5
 
 
 def mnist_file(folder: Path) -> Path:
@@ -107,19 +107,21 @@ def mnist_distill() -> dict[str, Any]:
         seqssm("images", "test", str(teacher.relative_to(ROOT)))
     os.chdir(ROOT)
     longer = ("--trainer.max_epochs", str(STUDENT_EPOCHS))
-    done = distilled(teacher, output, STUDENTS, BUDGET, longer)
-    command = f"seqssm distill runs/real/mnist_distill/teacher --students {STUDENTS} --budget {BUDGET}"
+    done = distilled(teacher, output, STUDENTS, BUDGET, longer, ALONE)
+    command = f"seqssm distill runs/real/mnist_distill/teacher --students {STUDENTS} --budget {BUDGET} --alone {ALONE}"
     command = " ".join((command, *longer))
     return {"command": "seqssm " + " ".join(words), "distill": command, **done}
 
 
 def distilled(
-    teacher: Path, output: Path, students: int, budget: float, overrides: Sequence[str] = ()
+    teacher: Path, output: Path, students: int, budget: float, overrides: Sequence[str] = (), alone: float = 0.0
 ) -> dict[str, Any]:
     """Distil a trained model; return the operations of the teacher and the rows of the table."""
     from seqssm.compress.distil import Request, distil, text
 
-    request = Request(teacher, output, students=students, budget=budget, overwrite=True, overrides=overrides)
+    request = Request(
+        teacher, output, students=students, budget=budget, alone=alone, overwrite=True, overrides=overrides
+    )
     done = distil(request)
     print(text(done), flush=True)
     rows = [{"model": row.name, "size": [row.width, row.depth], "flops": row.flops, **row.scores} for row in done.rows]

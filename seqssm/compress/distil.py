@@ -49,6 +49,7 @@ class Request:
         budget: operations of all students together, as a fraction of the teacher's.
         soft: weight of the teacher's outputs in the loss; the rest is that of the labels.
         temperature: temperature of the soft targets.
+        alone: fraction of the training records, chosen at random, for which the earlier students are left out.
         control: whether to train one student of the same operations for comparison.
         overwrite: whether to replace the output.
         overrides: LightningCLI flags for the data and the trainer of the students.
@@ -60,6 +61,7 @@ class Request:
     budget: float = 0.6
     soft: float = 0.5
     temperature: float = 2.0
+    alone: float = 0.0
     control: bool = True
     overwrite: bool = False
     overrides: Sequence[str] = ()
@@ -303,7 +305,7 @@ def _train(
     }
     source = folder.with_suffix(".yaml")
     source.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    options = run.Options(list(request.overrides), stages=stages)
+    options = run.Options(list(request.overrides), stages=stages, alone=request.alone)
     try:
         run.fit(domain, [source], options, output=folder)
     except InputError as error:

@@ -66,10 +66,14 @@ class Sum:
         network: the last network, changed by hooks.
         stages: the earlier ones, in eval mode.
         names: names of the heads.
+        alone: fraction of the records in training, chosen at random, whose outputs are those of `network` alone.
     """
 
-    def __init__(self, network: nn.Module, stages: Sequence[nn.Module], names: Sequence[str]) -> None:
-        self.stages, self.names = list(stages), tuple(names)
+    def __init__(
+        self, network: nn.Module, stages: Sequence[nn.Module], names: Sequence[str], alone: float = 0.0
+    ) -> None:
+        self.alone = alone
+        self.network, self.stages, self.names = network, list(stages), tuple(names)
         self.sums: list[Tensor] = []
         self.calls = 0
         self.handles: list[Any] = []
@@ -100,9 +104,12 @@ class Sum:
     def _add(self, _: nn.Module, __: Any, output: Tensor) -> Tensor:
         if self.calls >= len(self.sums):
             raise RuntimeError("a head was called outside of its network, or more often than those of the stages")
-        total = output + self.sums[self.calls].to(output.dtype)
+        earlier = self.sums[self.calls].to(output.dtype)
         self.calls += 1
-        return total
+        if self.alone and self.network.training:
+            shape = (len(output), *(1 for _ in output.shape[1:]))
+            earlier = earlier * (torch.rand(shape, device=output.device) >= self.alone)
+        return output + earlier
 
     def remove(self) -> None:
         """Leave the network as it was."""
@@ -110,13 +117,14 @@ class Sum:
             handle.remove()
 
 
-def attach(network: nn.Module, stages: Sequence[nn.Module], names: Sequence[str]) -> Sum:
+def attach(network: nn.Module, stages: Sequence[nn.Module], names: Sequence[str], alone: float = 0.0) -> Sum:
     """Let a network return the sum of its outputs and those of earlier networks.
 
     Args:
         network: the last network; its parameters and checkpoints stay its own.
         stages: the earlier networks.
         names: names of the modules that compute outputs, such as ``("head",)``.
+        alone: fraction of the records in training without the earlier networks.
 
     Returns:
         The hooks, to be removed.
@@ -126,4 +134,4 @@ def attach(network: nn.Module, stages: Sequence[nn.Module], names: Sequence[str]
     """
     for one in (*stages, network):
         heads_of(one, names)
-    return Sum(network, stages, names)
+    return Sum(network, stages, names, alone)

@@ -49,6 +49,7 @@ class Options:
         timeout: seconds to wait for another process.
         command: the command line as typed, for the record of the run.
         stages: networks whose outputs are added to those of the new one (`seqssm.training.teacher.add_stages`).
+        alone: fraction of the training records without them.
     """
 
     overrides: Sequence[str] = ()
@@ -60,6 +61,7 @@ class Options:
     timeout: float = TIMEOUT
     command: str | None = None
     stages: Sequence[Any] = ()
+    alone: float = 0.0
 
 
 @dataclass
@@ -304,7 +306,7 @@ def build(
             raise InputError(error.message.removeprefix("config: "), file=named) from None
         raise
     if options.stages:
-        add_stages(cli.model, options.stages)
+        add_stages(cli.model, options.stages, options.alone)
     if options.frame is not None:
         cli.datamodule.use_frame(options.frame)
     require_launched(cli.trainer)

@@ -147,17 +147,19 @@ def prepare(task: Any) -> None:
         print(f"binary: {binary:,} of {total:,} parameters ({100 * binary / total:.1f} %)")
 
 
-def add_stages(task: Any, stages: Sequence[nn.Module]) -> None:
+def add_stages(task: Any, stages: Sequence[nn.Module], alone: float = 0.0) -> None:
     """Let a task train what the sum of earlier models leaves; they are not part of its checkpoint.
 
     Args:
         task: the task, whose network is built later.
         stages: networks of the earlier models, which stay as they are.
+        alone: fraction of the training records for which they are left out.
     """
+    task.alone = alone
     task.stages = [stage.eval().requires_grad_(False) for stage in stages]
 
 
 def join_stages(task: Any) -> None:
     """Add the outputs of the earlier models to those of the task's network."""
     if task.stages:
-        attach(task.model, task.stages, task.head)
+        attach(task.model, task.stages, task.head, task.alone)

@@ -49,6 +49,20 @@ def test_a_sum_of_one_network_is_the_network():
     assert torch.equal(net(x), wanted)
 
 
+def test_in_training_a_fraction_of_the_records_is_without_the_stages():
+    first, last, x = Net(0).eval(), Net(1), torch.randn(400, 1, 3)
+    with torch.no_grad():
+        alone = last(x)
+        attach(last, [first], ("head",), alone=0.5)
+        found = last(x)
+    same = sum(torch.equal(a, b) for a, b in zip(found, alone))
+    assert 140 < same < 260
+    torch.manual_seed(3)
+    one = last(x[:8])
+    torch.manual_seed(3)
+    assert torch.equal(one, last(x[:8]))
+
+
 def test_only_the_last_one_gets_gradients():
     first, last = Net(0).eval(), Net(1)
     attach(last, [first], ("head",))
