@@ -113,8 +113,8 @@ DOMAIN = Domain(
         Effect("model.d_state", needs=("model.mixer mamba|mamba2|mamba3",)),
         Effect("model.decay_fraction", needs=("model.schedule trapezoid",)),
         Effect("model.echo_separator", needs=("model.echo",)),
-        Effect("model.class_weights", needs=("model.target class",)),
-        Effect("model.label_smoothing", needs=("model.target class",)),
+        Effect("model.class_weights", needs=("data.target class",)),
+        Effect("model.label_smoothing", needs=("data.target class",)),
         Effect("data.lowercase_weight", needs=("data.lower upper",)),
         *(
             Effect(f"data.{name}_fraction", without=("data.bed", "data.val_contigs", "data.test_contigs"))

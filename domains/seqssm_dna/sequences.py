@@ -13,7 +13,7 @@ import torch
 from seqssm.domain import COUNT, RATE, SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
-from seqssm.files.splits import NO_COLUMN
+from seqssm.files.splits import NO_COLUMN, require_fold
 from seqssm.metrics.classes import class_list
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet, registered
@@ -190,8 +190,7 @@ class SequenceData(DataModule):
         self.source: dict[str, Source | None] = {"train": train, "valid": valid, "test": test}
         if folds is not None and folds < 2:
             raise InputError(f"--data.folds {folds}: must be at least 2")
-        if folds is not None and (fold is None or not 0 <= fold < folds):
-            raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
+        require_fold(fold, folds)
         self.dataset, self.target = dataset, target
         self.frame: Any = None
         self.labelled: Labelled | None = None

@@ -110,7 +110,11 @@ class Layout:
             InputError: the rate, leads or unit are missing or wrong.
         """
         if spec.rate_hz is None:
-            raise InputError("arrays need a sampling rate: pass --array-rate-hz or add a column rate_hz", file=path)
+            raise InputError(
+                "arrays need a sampling rate: add a column rate_hz, or pass it "
+                "(predict --array-rate-hz, fit --data.array_rate_hz)",
+                file=path,
+            )
         names = _names(shape, spec.leads or names, path)
         factor = _checked_factor(spec, path)
         matched = match_leads(names, lead_map, path)
@@ -137,7 +141,8 @@ def _names(shape: tuple[int, ...], names: tuple[str, ...] | None, path: Path) ->
     """Return the names of the signals; by default the standard leads if there are twelve."""
     if names is None:
         if 12 not in shape:
-            raise InputError(f"shape is {shape[0]} x {shape[1]}: pass its leads (--array-leads I II V2)", file=path)
+            how = "pass its leads (predict --array-leads I II V2, fit --data.array_leads)"
+            raise InputError(f"shape is {shape[0]} x {shape[1]}: {how}", file=path)
         names = LEADS
     if len(names) not in shape:
         raise InputError(f"shape is {shape[0]} x {shape[1]}, but {len(names)} leads were given", file=path)

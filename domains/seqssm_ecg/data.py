@@ -14,6 +14,7 @@ import torch
 
 from seqssm.domain import Bounds
 from seqssm.errors import InputError
+from seqssm.files.splits import require_fold
 from seqssm.metrics.classes import class_counts, class_list, rare_classes
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_ecg import limits
@@ -192,9 +193,7 @@ class EcgData(Extensible):
             require_band(values["band_hz"], values["sampling_rate_hz"])
         if values["lead_set"] not in LEAD_SETS:
             raise InputError(f"--data.lead_set {values['lead_set']}: expected one of {', '.join(map(str, LEAD_SETS))}")
-        fold, folds = values["fold"], values["folds"]
-        if folds is not None and (fold is None or not 0 <= fold < folds):
-            raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
+        require_fold(values["fold"], values["folds"])
 
     def use_frame(self, frame: pd.DataFrame) -> None:
         """Use an in-memory manifest; its paths are relative to the current folder."""

@@ -198,4 +198,4 @@ def _value(text: str, whole: bool = False) -> Any:
 def _unquoted(text: str) -> str:
     text = text.strip()
     whole = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return text[1:-1] if whole and not _INNER[text[0]].search(text[1:-1]) else text
+    return text[1:-1].strip() if whole and not _INNER[text[0]].search(text[1:-1]) else text

@@ -51,6 +51,24 @@ def split_of_cell(cell: str, column: str) -> str | None:
     return flag if word in TRUE else "test" if flag == "train" else "train"
 
 
+def require_fold(fold: int | None, folds: int | None) -> None:
+    """Check the index of the test fold.
+
+    Args:
+        fold: index of the test fold, or None.
+        folds: number of folds, or None for other splits.
+
+    Raises:
+        InputError: there are folds, and no such test fold.
+    """
+    if folds is None:
+        return
+    if fold is None:
+        raise InputError(f"--data.folds {folds} requires --data.fold, the test fold, from 0 to {folds - 1}")
+    if not 0 <= fold < folds:
+        raise InputError(f"--data.fold {fold}: must be between 0 and {folds - 1}")
+
+
 def split_column(table: Table, names: Sequence[str]) -> str | None:
     """Return the first column that holds splits: words for two or more splits, or the flags of a column ``is_train``.
 

@@ -177,7 +177,15 @@ EFFECTS = [
         ["--model.network", "hybrid", "--model.mixer", "mamba", "--model.head_dim", "8"],
         "--model.head_dim has no effect",
     ),
+    (
+        "dna",
+        "finetune",
+        ["--data.train", "a.csv", "--data.target", "labels", "--model.class_weights", "balanced"],
+        "--model.class_weights has no effect without --data.target class",
+    ),
     ("dna", "splice", ["--data.fold", "1"], "--data.fold has no effect without --data.folds"),
+    ("dna", "splice", ["--data.folds", "4"], "--data.folds 4 requires --data.fold, the test fold, from 0 to 3"),
+    ("ecg", "ecg_small", ["--data.folds", "4"], "--data.folds 4 requires --data.fold, the test fold, from 0 to 3"),
     (
         "ecg",
         "ecg_small",
@@ -187,7 +195,7 @@ EFFECTS = [
     (
         "ecg",
         "ecg_small",
-        ["--data.causal_filter", "true", "--data.manifest", "m.csv"],
+        ["--data.causal_filter", "true", "--data.band_hz", "null", "--data.manifest", "m.csv"],
         "--data.causal_filter has no effect without --data.band_hz",
     ),
     ("forecasting", "smamba", ["--data.window_step", "3"], "--data.window_step has no effect without --data.windows"),

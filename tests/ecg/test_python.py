@@ -38,8 +38,8 @@ def test_arrays_in_memory_give_what_files_give(model, tmp_path):
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (np.zeros((12, 500)), {}, "need a sampling rate"),
-        (np.zeros((7, 500)), {"array_rate_hz": 100.0}, "pass its leads"),
+        (np.zeros((12, 500)), {}, r"need a sampling rate: .*fit --data\.array_rate_hz"),
+        (np.zeros((7, 500)), {"array_rate_hz": 100.0}, r"pass its leads .*fit --data\.array_leads"),
         (np.zeros(500), {"array_rate_hz": 100.0}, r"has shape \(500,\)"),
         ([["a"]], {"array_rate_hz": 100.0}, "not an array of numbers"),
         (np.ones((12, 500)) + 1j, {"array_rate_hz": 100.0}, "holds complex128, not real numbers"),

@@ -159,6 +159,7 @@ def test_names_of_one_class_may_have_brackets_and_commas():
         ("[“AF” “SR”]", ["AF", "SR"]),
         ("“AF”; „SR“; «X»", ["AF", "SR", "X"]),
         ("{“AF”: 1, “SR”: 0}", ["AF"]),
+        ("« AF »; \" SR \"; ' X'", ["AF", "SR", "X"]),
         ("［AF、SR］", ["AF", "SR"]),
         ("- AF\n- SR", ["AF", "SR"]),
         ("AF\tSR", ["AF", "SR"]),
