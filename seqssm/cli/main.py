@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from seqssm.cli import help as pages
@@ -251,7 +251,19 @@ def run(argv: list[str]) -> int:
         from seqssm.cli.warmup import warmup
 
         return warmup(rest)
-    raise InputError(f"unknown command {command}{nearest(command, [*known, *pages.COMMANDS])} (see seqssm --help)")
+    raise _unknown(command, known)
+
+
+def _unknown(command: str, known: Mapping[str, Domain]) -> InputError:
+    """Return the error of a first word that is neither a command nor a domain."""
+    owners = [
+        f"seqssm {one.name} {command}"
+        for one in known.values()
+        if command in (*pages.commands_of(one), *(own.name for own in one.commands))
+    ]
+    if owners:
+        return InputError(f"{command} is a command of a domain: {', '.join(owners)}")
+    return InputError(f"unknown command {command}{nearest(command, [*known, *pages.COMMANDS])} (see seqssm --help)")
 
 
 def run_domain(domain: Domain, argv: list[str]) -> int:

@@ -89,6 +89,8 @@ def test_own_command(toy, capsys):
     ("argv", "words"),
     [
         (["prediktt"], "unknown command prediktt; did you mean predict?"),
+        (["count", "a"], "count is a command of a domain: seqssm toy count"),
+        (["extend"], "extend is a command of a domain: seqssm "),
         (["toi"], "did you mean toy?"),
         (["toy", "fitt"], "unknown command fitt; did you mean fit?"),
         (["toy", "conut"], "did you mean count?"),
