@@ -98,7 +98,7 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
     if study.resume and study.overwrite:
         raise InputError("--resume and --overwrite exclude each other")
     sources = [configs.find_preset(domain, name) for name in study.configs]
-    contents = [configs.read_preset(source, domain) for source in sources]
+    contents = configs.read_presets(sources, domain)
     texts = [configs.as_text(content) for content in contents]
     cells = plan(domain, study, contents)
     folder = RunFolder(study.output or Path("runs", domain.name, f"{sources[-1].name}-kfold"))
@@ -293,7 +293,7 @@ def flags_of(cell: Cell, study: Study) -> list[str]:
 
 def build_cell(domain: Domain, run: RunFolder, cell: Cell, study: Study) -> Any:
     """Build model, data module and trainer of a cell."""
-    contents = [configs.read_preset(configs.find_preset(domain, name), domain) for name in study.configs]
+    contents = configs.read_presets([configs.find_preset(domain, name) for name in study.configs], domain)
     flags = [*domain.models.get(cell.model, ()), *study.overrides, *flags_of(cell, study)]
     return runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,10 +141,19 @@ def _entries(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def read_preset(source: Source, domain: Domain) -> dict[str, Any]:
+def read_presets(sources: Iterable[Source], domain: Domain) -> list[dict[str, Any]]:
+    """Read configurations of which later ones change earlier ones, as `read_preset` does."""
+    found: list[dict[str, Any]] = []
+    for source in sources:
+        found.append(read_preset(source, domain, found))
+    return found
+
+
+def read_preset(source: Source, domain: Domain, before: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """Read a configuration as a dict with full ``class_path, init_args`` entries.
 
-    Classes default to the domain's own; options and classes of earlier versions get their current names.
+    Classes default to those of the configurations `before` it, then to the domain's own; options and classes of earlier
+    versions get their current names.
 
     Raises:
         InputError: not YAML, not a mapping, or an unknown section.
@@ -158,7 +167,7 @@ def read_preset(source: Source, domain: Domain) -> dict[str, Any]:
         content = merged(content, variants[source.variant] or {})
     elif variants:
         raise InputError(f"contains several presets; choose one of {', '.join(variants)}", file=path)
-    return normalised(content, domain, path)
+    return normalised(content, domain, path, before)
 
 
 def read_beside(checkpoint: Path, domain: Domain) -> dict[str, Any]:
@@ -172,8 +181,10 @@ def read_beside(checkpoint: Path, domain: Domain) -> dict[str, Any]:
     return read_preset(Source(path, checkpoint.parent.name), domain) if path.is_file() else {}
 
 
-def normalised(content: dict[str, Any], domain: Domain, path: Path | None = None) -> dict[str, Any]:
-    """Check sections, fill in class paths and migrate options; arguments and errors as for `read`."""
+def normalised(
+    content: dict[str, Any], domain: Domain, path: Path | None = None, before: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Check sections, fill in class paths and migrate options; arguments and errors as for `read_preset`."""
     content = {section: part for section, part in content.items() if part is not None}
     for section in content:
         if section not in SECTIONS:
@@ -185,7 +196,8 @@ def normalised(content: dict[str, Any], domain: Domain, path: Path | None = None
         if part is None:
             continue
         if "class_path" not in part:
-            part = {"class_path": default.replace(":", "."), "init_args": part}
+            earlier = [one[section]["class_path"] for one in before if section in one]
+            part = {"class_path": [default.replace(":", "."), *earlier][-1], "init_args": part}
         elif not isinstance(part["class_path"], str):
             raise InputError(f"{section}.class_path {part['class_path']}: expected the full name of a class", file=path)
         arguments = part.get("init_args") or {}

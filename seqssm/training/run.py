@@ -99,7 +99,7 @@ def fit(
     sources = [configs.find_preset(domain, name) for name in configs_given]
     name = sources[-1].name if sources else domain.name
     folder = RunFolder(output or Path("runs", domain.name, name))
-    contents = [configs.read_preset(source, domain) for source in sources]
+    contents = configs.read_presets(sources, domain)
     if _starts_the_others():
         folder.require_free(f"seqssm {domain.name} fit", overwrite)  # at once; checked again under the lock
     files = [source.path for source in sources]
@@ -295,7 +295,7 @@ def build(
     options = options or Options()
     names = {"model": domain.task, "data": domain.data}
     classes = {section: {"class_path": path.replace(":", ".")} for section, path in names.items()}
-    extra = configs.normalised(options.sections, domain)
+    extra = configs.normalised(options.sections, domain, before=contents)
     try:
         given = frozenset(f"{one}.{name}" for one in names for name in (extra.get(one) or {}).get("init_args") or {})
         arguments = Arguments(domain, copy.deepcopy([classes, *contents, extra]), split_flags(options.overrides), given)

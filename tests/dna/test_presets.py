@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import torch
+from seqssm_dna.model import GenomeLM
 from seqssm_dna.task import CausalPretraining
 
+import seqssm
 from seqssm.domain import domains, resolve
 from seqssm.training import presets
 from seqssm.training.networks import without_foreign
@@ -52,3 +54,32 @@ def test_measured_networks_are_those_of_the_preset_and_the_flags():
             model = CausalPretraining(**own, context=512).build_model()
         assert sum(parameter.numel() for parameter in model.parameters()) == row["parameters"], row["model"]
     assert (content["conv_layers"], content["n_layers"]) == (6, 2)
+
+
+def test_the_classes_of_a_preset_hold_for_what_changes_it(tmp_path):
+    """A mapping from Python or a second config without classes had those of the domain: another task and other data."""
+    own = tmp_path / "own.yaml"
+    own.write_text("model: {d_model: 16}\ndata: {train: a.csv}\n", encoding="utf-8")
+    domain = domains()["dna"]
+    contents = presets.read_presets([presets.find_preset(domain, "splice"), presets.find_preset(domain, own)], domain)
+    extra = presets.normalised({"model": {"network": "hybrid"}, "data": {"train": "b.csv"}}, domain, before=contents)
+    for section in ("model", "data"):
+        assert contents[1][section]["class_path"] == contents[0][section]["class_path"] == extra[section]["class_path"]
+    assert presets.normalised({"model": {}}, domain)["model"]["class_path"].endswith("CausalPretraining")
+
+
+def test_another_network_over_a_preset_from_python(tmp_path):
+    rows = "".join(
+        f"{'ACGT' * 5}{'ACGT'[k % 4]}{'ACGT'[k // 4 % 4]}{'ACGT'[k // 16]},{'ab'[k % 2]}\n" for k in range(40)
+    )
+    (tmp_path / "a.csv").write_text(f"sequence,label\n{rows}", encoding="utf-8")
+    model = {"network": "hybrid", "d_model": 8, "n_layers": 1}
+    trained = seqssm.fit(
+        "dna",
+        preset="splice",
+        data={"train": str(tmp_path / "a.csv")},
+        model=model,
+        trainer={"max_epochs": 1},
+        output=tmp_path / "run",
+    )
+    assert isinstance(trained.network.network, GenomeLM)
