@@ -1,7 +1,7 @@
 """DNA studies: sequence labels, language models of two genomes, architectures at equal budgets, designed promoters.
 
-Times are CPU seconds of one thread. The long studies are `dna_architectures` (seven models, three seeds, 10 CPU-minutes
-each: 3.5 hours; `SEQSSM_STUDY_MINUTES` sets the minutes), `dna_human_chr20` (three models of one hour),
+Times are CPU seconds of one thread. The long studies are `dna_architectures` (five models, three seeds, 10 CPU-minutes
+each: 3 hours; `SEQSSM_STUDY_MINUTES` sets the minutes), `dna_human_chr20` (three models of one hour),
 `dna_pfalciparum` (15 minutes for each of four networks) and `dna_pfalciparum_hour`.
 """
 
@@ -25,16 +25,15 @@ TITLES = {
     "markov": "k-mer Markov model",
 }
 PARAMETERS, LAYERS, CONTEXT = 300_000, 8, 512
-ARCHITECTURES: dict[str, tuple[str, ...]] = {
-    "Mamba-2 and attention, 7 to 1": ("hybrid", "mamba2", "8", "0"),
-    "Mamba-2": ("hybrid", "mamba2", "0", "0"),
-    "Mamba": ("hybrid", "mamba", "0", "0"),
-    "Mamba-3": ("hybrid", "mamba3", "0", "0"),
-    "transformer": ("hybrid", "attention", "0", "2"),
-    "GRU": ("gru",),
-    "dilated convolutions": ("cnn",),
+PIECES = 4  # epochs of a fit of `dna_architectures`: the budget is divided into them, and the last ends in a validation
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "Mamba-2 and attention, 7 to 1": {"mixer": "mamba2", "head_dim": 16, "d_state": 64, "attn_period": 8},
+    "Mamba-2": {"mixer": "mamba2", "head_dim": 16, "d_state": 64},
+    "Mamba": {"mixer": "mamba", "d_state": 16},
+    "Mamba-3": {"mixer": "mamba3", "head_dim": 32, "d_state": 64},
+    "transformer": {"mixer": "attention", "mlp_ratio": 2.0},
 }
-"""Title -> network and, for `hybrid`, its mixer, attention period and MLP ratio."""
+"""Title -> options of the network `hybrid`, with `LAYERS` layers and without convolutions in front."""
 
 
 def relative(path: Path) -> str:
@@ -163,23 +162,27 @@ def budgeted(name: str, preset: str, minutes: float, *flags: str) -> dict[str, A
 
     One epoch is timed first, in a separate run. It determines the number of epochs and so the schedule.
     """
-    run, probe = RUNS / name, RUNS / f"{name}_timing"
-    config = ("dna", "fit", "--config", preset, *flags)
+    probe = RUNS / f"{name}_timing"
     if not (probe / "best.ckpt").is_file():
-        seqssm(*config, "--trainer.max_epochs", "1", "--output", relative(probe), "--overwrite")
-    seconds = epochs(probe / "log.csv")[0]["cpu_seconds"]
-    count = max(1, int(60 * minutes / seconds))
+        fit = ("dna", "fit", "--config", preset, *flags)
+        seqssm(*fit, "--trainer.max_epochs", "1", "--output", relative(probe), "--overwrite")
+    count = max(1, int(60 * minutes / epochs(probe / "log.csv")[0]["cpu_seconds"]))
+    length = ("--trainer.check_val_every_n_epoch", "1", "--trainer.max_epochs", str(count))
+    row = fitted(RUNS / name, ("--config", preset, *flags, *length))
+    return {"flags": list(flags), "epochs": count, "minutes": minutes, **row}
+
+
+def fitted(run: Path, words: tuple[str, ...]) -> dict[str, Any]:
+    """Fit with the arguments `words` and test, or continue where an earlier call stopped; return the figures."""
     if not (run / "last.ckpt").is_file() and not (run / "config.yaml").is_file():
-        every = ("--trainer.check_val_every_n_epoch", "1")
-        seqssm(*config, *every, "--trainer.max_epochs", str(count), "--output", relative(run))
+        seqssm("dna", "fit", *words, "--output", relative(run))
     elif "test" not in results_of(run):
         seqssm("dna", "fit", "--resume", relative(run))
     if "test" not in results_of(run):
         seqssm("dna", "test", relative(run))
     log = epochs(run / "log.csv")
     test = results_of(run)["test"]
-    row: dict[str, Any] = {"flags": list(flags), "epochs": count, "minutes": minutes}
-    row |= {"cpu_seconds": sum(epoch["cpu_seconds"] for epoch in log), **test["metrics"]}
+    row: dict[str, Any] = {"cpu_seconds": sum(epoch["cpu_seconds"] for epoch in log), **test["metrics"]}
     row["best_val_bits"] = min(epoch["val_bits_per_base"] for epoch in log if "val_bits_per_base" in epoch)
     for other in test["tables"][0]["rows"]:
         if other["model"] == "markov":
@@ -265,36 +268,46 @@ def architecture_flags(title: str) -> tuple[str, ...]:
     import torch
     from seqssm_dna.task import CausalPretraining
 
-    network, *rest = ARCHITECTURES[title]
-    fixed: dict[str, Any] = {"network": network, "n_layers": LAYERS if network != "gru" else 2}
-    if rest:
-        fixed["conv_layers"] = 0
-        fixed |= {"mixer": rest[0], "attn_period": int(rest[1]), "attn_offset": 4, "mlp_ratio": float(rest[2])}
-        fixed["d_state"] = 16 if rest[0] == "mamba" else 64
-        fixed["head_dim"] = 16
-    if network == "cnn":
-        fixed["n_layers"] = 6
+    fixed = {**ARCHITECTURES[title], "n_layers": LAYERS, "conv_layers": 0}
 
     def size(width: int) -> int:
         with torch.device("meta"):
             model = CausalPretraining(**fixed, d_model=width, context=CONTEXT).build_model()
         return sum(parameter.numel() for parameter in model.parameters())
 
-    width = min(range(16, 513, 8), key=lambda own: abs(size(own) - PARAMETERS))
+    width = min(
+        range(16, 257, 16 if ARCHITECTURES[title]["mixer"] == "mamba3" else 8),
+        key=lambda own: abs(size(own) - PARAMETERS),
+    )
     return tuple(
         word for name, value in {**fixed, "d_model": width}.items() for word in (f"--model.{name}", str(value))
     )
 
 
+def steps_within(seconds: float, number: int, flags: tuple[str, ...]) -> int:
+    """Number of training steps that take `seconds` CPU seconds: the second of two timed epochs of 40 steps tells."""
+    probe = RUNS / "dna_architectures" / f"{number}_timing"
+    if not (probe / "best.ckpt").is_file():
+        length = ("--trainer.max_epochs", "2", "--trainer.limit_train_batches", "40")
+        fit = ("dna", "fit", "--config", "pfalciparum_pretrain", *flags, *length, "--data.eval_letters", "20000")
+        seqssm(*fit, "--trainer.check_val_every_n_epoch", "3", "--output", relative(probe), "--overwrite")
+    return int(seconds / epochs(probe / "log.csv")[1]["cpu_seconds"] * 40)
+
+
 def dna_architectures() -> dict[str, Any]:
-    """Seven networks with equal parameters and CPU minutes on P. falciparum, three seeds."""
+    """Networks with equal parameters and CPU minutes on P. falciparum, three seeds; no choice by validation."""
     minutes = float(os.environ.get("SEQSSM_STUDY_MINUTES", "10"))
     rows = []
     for seed in (1, 2, 3):
         for number, title in enumerate(ARCHITECTURES):
-            name = f"dna_architectures/{minutes:g}_minutes/{number}_seed-{seed}"
-            flags = (*architecture_flags(title), "--seed_everything", str(seed))
-            rows.append({"model": title, "seed": seed, **budgeted(name, "pfalciparum_pretrain", minutes, *flags)})
+            flags = architecture_flags(title)
+            batches = steps_within(60 * minutes, number, flags) // PIECES
+            length = {"max_epochs": PIECES, "limit_train_batches": batches, "check_val_every_n_epoch": PIECES}
+            words = [word for key, value in length.items() for word in (f"--trainer.{key}", str(value))]
+            run = RUNS / "dna_architectures" / f"{minutes:g}_minutes" / f"{number}_seed-{seed}"
+            fit = ("--config", "pfalciparum_pretrain", *flags, *words, "--seed_everything", str(seed))
+            row = {"model": title, "seed": seed, "flags": list(flags), "steps": batches * PIECES}
+            rows.append({**row, "minutes": minutes, **fitted(run, fit)})
             print(rows[-1], flush=True)
     return {"minutes": minutes, "rows": rows}
 
