@@ -57,6 +57,8 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         "columns": output_columns(summary).estimates,
         "unit": summary["unit"],
         "lower_case": summary["lower"],
+        "trim_n": summary["trim_n"],
+        "context": summary["context"],
         "ids": {**{letter: FIRST_BASE + k for k, letter in enumerate("ACGT")}, "N": N},
         "strands_averaged": bool(model.average_strands),
         "inputs": "ids: int64 (batch, bases), all sequences of a batch of one length",

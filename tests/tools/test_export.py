@@ -122,12 +122,14 @@ def classifier_graph(name):
     head = {"class_head": "etf", "max_classes": 5, "projector": "dual"} if name == "windows" else {}
     model = GenomeClassifier(encoder, 3, average_strands=True, **head).eval()
     summary = {"max_length": 40, "classes": ["a", "b", "c"], "unit": "", "lower": "upper"}
+    summary |= {"context": 40, "trim_n": False}
     return export(SimpleNamespace(model=model), summary, False)
 
 
 @pytest.mark.parametrize("network", ["stem", "hybrid", "windows"])
 def test_a_classifier_of_sequences_becomes_a_graph(network, tmp_path):
     graph = classifier_graph(network)
+    assert graph.metadata["context"] == 40
     assert len(compare(graph, onnx_of(graph)[1], tmp_path / "dna.onnx")) == 3
 
 
