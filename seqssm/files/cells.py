@@ -11,6 +11,7 @@ import io
 import json
 import re
 import tokenize
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -38,9 +39,12 @@ _PAIRS = ("OrderedDict", "dict_items")  # calls whose list of pairs is a dict
 _EQUAL = re.compile(rf"\s*([^=:>]+)=>?\s*({FLAG})\s*", re.IGNORECASE)  # AF=1 of Java, AF => 1
 _INVISIBLE = re.compile("[\ufeff\u200b-\u200d\u2060]")  # byte order mark, zero-width characters
 _TYPOGRAPHIC = [
-    (re.compile(r"(?:^|(?<=[\[{(,;|:=\s]))[“”„‟«»]([^“”„‟«»\"]*)[“”„‟«»](?=[\]}),;|:=\s]|$)"), '"'),
-    (re.compile(r"(?:^|(?<=[\[{(,;|:=\s]))[‘’‚‛]([^‘’‚‛']*)[‘’‚‛](?=[\]}),;|:=\s]|$)"), "'"),
-]  # quotation marks around a name; an apostrophe stays
+    (re.compile('[“”„‟«»]([^“”„‟«»"]*)[“”„‟«»]'), '"'),
+    (re.compile("[‘’‚‛]([^‘’‚‛']*)[‘’‚‛]"), "'"),
+]
+BLANKS = " \u00a0\u202f"
+_BESIDES = "“”„‟«»‘’‚‛\"',;|:=\n\r\t，；、"  # neighbours of a quoted name
+_BEFORE, _AFTER = "[{(" + _BESIDES, "]})" + _BESIDES
 _WIDE = {"［": "[", "］": "]", "【": "[", "】": "]", "｛": "{", "｝": "}", "（": "(", "）": ")"}
 _BULLET = re.compile(r"\s*[-*•]\s+(?=\S)")  # of YAML and Markdown
 _INNER = {mark: re.compile(rf"{mark}(?!\w)|(?<!\w){mark}") for mark in "'\""}  # no apostrophe
@@ -55,13 +59,20 @@ def plain(text: str) -> str:
     """
     text = _SCALAR.sub(r"\1", _INVISIBLE.sub("", text).strip())
     for pattern, mark in _TYPOGRAPHIC:
-        text = pattern.sub(rf"{mark}\1{mark}", text)
+        text = pattern.sub(partial(_straight, mark), text)
     if len(text) > 1 and text[0] in _WIDE and text[-1] in _WIDE:
         text = _WIDE[text[0]] + text[1:-1] + _WIDE[text[-1]]
     lines = text.splitlines()
     if lines and all(_BULLET.match(line) for line in lines):
         text = "\n".join(_BULLET.sub("", line, count=1) for line in lines)
     return text
+
+
+def _straight(mark: str, found: re.Match[str]) -> str:
+    """Return a name in plain quotation marks; an apostrophe, and marks inside of a name, stay."""
+    before, after = found.string[: found.start()].rstrip(BLANKS), found.string[found.end() :].lstrip(BLANKS)
+    whole = (not before or before[-1] in _BEFORE) and (not after or after[0] in _AFTER)
+    return f"{mark}{found[1]}{mark}" if whole else found[0]
 
 
 def parse_notation(text: str) -> list[Any] | dict[Any, Any] | None:
