@@ -28,6 +28,7 @@ def export(argv: list[str]) -> int:
     )
     add(parser, OVERWRITE)
     options = parser.parse(argv)
+    require_new(options.output, options.overwrite, [options.model])  # before PyTorch is imported
     from seqssm.tools.export import default_output
     from seqssm.tools.export import export as write
 
