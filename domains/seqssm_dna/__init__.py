@@ -122,7 +122,6 @@ DOMAIN = Domain(
         ),
         Effect("data.test_fraction", without=("data.folds",)),
         Effect("data.fold", needs=("data.folds",)),
-        Effect("data.split_column", without=("data.folds",)),
     ),
     models={
         **{name: ("--model.network", name) for name in ("hybrid", "encoder", "stem", "cnn", "gru")},

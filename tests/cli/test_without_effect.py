@@ -233,6 +233,8 @@ def test_options_of_fit_with_an_effect_are_not():
     values = {"model.conv_kernel": 9, "model.conv_layers": 2, "data.target": None, "data.bins": 3}
     effects = domains()["dna"].effects + domains()["pathology"].effects
     assert without_effect(effects, values, values) == []  # a target that is not known yet
+    folds = {"data.split_column": "fold", "data.folds": 3, "data.fold": 0}  # the column has the folds
+    assert without_effect(effects, folds, folds) == []
     assert without_effect(effects, ["data.bins"], {"data.bins": 4, "data.target": "classification"})
     assert without_effect(effects, ["data.label_column"], {"data.label_column": None, "data.target": "labels"}) == []
 
