@@ -211,7 +211,12 @@ def _wide(table: Table, reading: Reading) -> Series:
 
 def _split_words(table: Table, columns: list[str]) -> str | None:
     """Return the first column that holds words for splits; flags 0 and 1 are numbers."""
-    return split_column(table, [name for name in columns if not all(map(is_number, table.frame[name].astype(str)))])
+
+    def is_text(name: str) -> bool:
+        cells = (cell.strip() for cell in table.frame[name].iloc[:100] if isinstance(cell, str))
+        return not is_number(next((cell for cell in cells if cell.lower() not in MISSING), "0"))
+
+    return split_column(table, [name for name in columns if is_text(name)])
 
 
 def _refuse_splits(table: Table, columns: list[str], when: str) -> None:

@@ -329,7 +329,9 @@ def test_regions_that_cannot_be_scanned(write):
         scan(predictor(classifier(), LABELS, reference=str(genome)), "chr1")
 
 
-def test_commands_with_one_model_name_what_else_was_given(capsys):
+def test_commands_with_one_model_name_what_else_was_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
     assert main(["dna", "scan-variants", "run", "genome.fa"]) == 2
     assert "expected one model, found 2: run, genome.fa; usage: seqssm dna scan-variants MODEL --reference FASTA" in (
         capsys.readouterr().err
