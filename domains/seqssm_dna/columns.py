@@ -101,9 +101,10 @@ def read_folds(table: Table, name: str | None) -> list[int | None] | None:
     """
     if name == NO_COLUMN:
         return None
+    named = None if name is None else _named_folds(table, name)
+    if named is not None:
+        return named
     found = fold_columns(table.frame)
-    if name is not None and _named_folds(table, name) is not None:
-        return _named_folds(table, name)
     return next(iter(found.values())) if len(found) == 1 else None
 
 

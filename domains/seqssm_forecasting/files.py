@@ -230,7 +230,7 @@ def _refuse_splits(table: Table, columns: list[str], when: str) -> None:
     if [splits[position] for position in runs] == ["train", "val", "test"]:
         dates = [str(table.frame[when].iloc[position]) for position in runs[1:]]
     raise InputError(
-        f"column {name} holds splits ({table.frame[name].iloc[0]}), not numbers; rows are split by time: "
+        f"column {name} holds splits ({table.frame[name].dropna().iloc[0]}), not numbers; rows are split by time: "
         f"--data.val_from {shlex.quote(dates[0])} --data.test_from {shlex.quote(dates[1])} split at dates, "
         "--data.text_columns drop leaves the column out",
         file=table.path,

@@ -62,9 +62,9 @@ def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callabl
     """
     if folds.isdigit():
         own = own_folds(manifest, int(folds), fold, tell)
+        _report_unused(manifest, tell, own is not None)
         if own is not None:
             return own
-        _report_unused(manifest, tell)
         return make_split(manifest, int(folds), fold, seed)
     if folds in manifest.marks and not Path(folds).is_dir():
         if fold != 0:
@@ -76,12 +76,12 @@ def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callabl
     return parts
 
 
-def _report_unused(manifest: Manifest, tell: Callable[[str], None]) -> None:
-    """Report the columns of splits and folds of the manifest, which generated folds do not use."""
+def _report_unused(manifest: Manifest, tell: Callable[[str], None], folds: bool) -> None:
+    """Report the columns of splits of the manifest, which are not used; also those of folds, unless `folds` are."""
     columns = {name: [cell for own in cells.values() for cell in own] for name, cells in manifest.marks.items()}
     several = len(fold_columns(columns)) > 1
     advice = "remove the others, or pass a folder of split files" if several else "--data.folds {count} uses it"
-    for said in unused_folds(columns, advice):
+    for said in () if folds else unused_folds(columns, advice):
         tell(f"{manifest.path}: warning: {said}")
     others = [name for name in columns if not unused_folds({name: columns[name]}, "")]
     if others:
@@ -118,7 +118,7 @@ def own_folds(manifest: Manifest, count: int, fold: int, tell: Callable[[str], N
     number_of = dict(zip(columns[column], folds))
     own: dict[str, int] = {}
     for name, cells in manifest.marks[column].items():
-        numbers = [number_of[cell] for cell in cells if number_of[cell] is not None]
+        numbers = list({number_of[cell] for cell in cells} - {None})
         if len(numbers) != 1:
             message = f"{manifest.level} {name} " + ("is in several folds" if numbers else "has no fold, as others do")
             raise InputError(message, file=manifest.path, place=f"column {column}")

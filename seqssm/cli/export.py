@@ -33,7 +33,8 @@ def export(argv: list[str]) -> int:
     from seqssm.tools.export import export as write
 
     output = options.output or default_output(options.model, options.format)
-    require_new(output, options.overwrite, [options.model])
+    if options.output is None:
+        require_new(output, options.overwrite, [options.model])
     done = write(options.model, options.format, output, options.streaming)
     for line in done.checks:
         print(line)

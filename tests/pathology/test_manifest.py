@@ -324,6 +324,12 @@ def test_the_folds_of_the_manifest_are_used(tmp_path, capsys, name):
         splits.split_of(read(lambda k: "" if k in (2, 3) else k // 2 % 5), "5", 0, 1, print)
     splits.split_of(read(lambda k: f"{k // 2 % 5},{k // 2 % 4}", f"{name},outer_fold"), "5", 0, 1, print)
     assert capsys.readouterr().out.count("remove the others, or pass a folder of split files") == 2
+    found = read(lambda k: f"{k // 2 % 5}{'.0' * (k % 2)},{'test' if k // 2 % 5 == 1 else 'train'}", f"{name},split")
+    splits.split_of(found, "5", 0, 1, print)
+    told = capsys.readouterr().out
+    assert f"the folds are those of the column {name}" in told
+    assert "the column split is not used; --data.folds split uses it" in told
+    assert "holds folds" not in told
     found = read(lambda k: f"{k // 2 % 4},{'test' if k // 2 % 5 == 1 else 'train'}", f"{name},split")
     splits.split_of(found, "5", 0, 1, print)
     told = capsys.readouterr().out
