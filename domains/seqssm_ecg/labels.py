@@ -154,7 +154,7 @@ def ptbxl_statements(path: Path) -> dict[str, dict[str, str]]:
     table = read_table(path)
     for column in ("diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"):
         if column not in table.columns:
-            raise no_column(column, table.columns, file=path, place="line 1")
+            raise no_column(column, table.columns, file=path, place=table.header)
     key = table.columns[0]
     return {row.pop(key): row for row in table.frame.to_dict("records")}
 

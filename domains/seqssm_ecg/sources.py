@@ -156,6 +156,7 @@ class Manifest:
         notes: remarks for the user.
         one_hot: whether the labels are 0/1 columns.
         ignored: why the records cannot be split as a column that is not read says; ``""`` if there is no such column.
+        header: location of the column names, for messages.
     """
 
     records: list[LabelledRecord]
@@ -163,6 +164,7 @@ class Manifest:
     notes: list[str]
     one_hot: bool
     ignored: str = ""
+    header: str = ""
 
     def require_split(self, path: Path | str) -> None:
         """Raise InputError if the splits are in a column that is not read: the records would be split at random.
@@ -171,7 +173,7 @@ class Manifest:
             path: path for the message.
         """
         if self.ignored:
-            raise InputError(self.ignored, file=path, place="line 1")
+            raise InputError(self.ignored, file=path, place=self.header)
 
 
 def read_manifest(
@@ -228,7 +230,8 @@ def read_manifest(
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
         notes.append(f"{alone} rows without a patient: each is treated as a separate patient")
-    return Manifest(records, names, notes, bool(classes), _ignored_split(table, ignored) if splits is None else "")
+    unread = _ignored_split(table, ignored) if splits is None else ""
+    return Manifest(records, names, notes, bool(classes), unread, table.header)
 
 
 def _ignored_split(table: Table, ignored: Sequence[str]) -> str:
@@ -246,7 +249,7 @@ def _choose_split(table: Table, name: str) -> None:
     """Make a column of splits or folds the column ``split`` or ``fold``, in place of those that the table has."""
     chosen = name != NO_COLUMN
     if chosen and name not in table.columns:
-        raise no_column(name, table.columns, option="--data.split_column", file=table.path, place="line 1")
+        raise no_column(name, table.columns, option="--data.split_column", file=table.path, place=table.header)
     cells = [str(cell).strip() for cell in table.frame[name]] if chosen else []
     usual = ("split", "fold", *ALIASES["split"])
     dropped = [one for one in table.columns if _plain(one) in usual or is_fold_column(one)]
@@ -333,11 +336,13 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
                     f"column {name} is the name of a split, not of a class: --data.split_column {name} splits by it; "
                     "otherwise list the class columns with --data.label_columns",
                     file=table.path,
-                    place="line 1",
+                    place=table.header,
                 )
     if not classes:
         raise InputError(
-            "has no labels: expected a column `labels`, or one 0/1 column per class", file=table.path, place="line 1"
+            "has no labels: expected a column `labels`, or one 0/1 column per class",
+            file=table.path,
+            place=table.header,
         )
     for name in classes:
         for number, cell in enumerate(table.frame[name]):
@@ -406,7 +411,7 @@ def by_name(names: Iterable[str]) -> Classes:
 def _require(table: Table, columns: Sequence[str]) -> None:
     for name in columns:
         if name not in table.columns:
-            raise no_column(name, table.columns, file=table.path, place="line 1")
+            raise no_column(name, table.columns, file=table.path, place=table.header)
 
 
 def _integer(text: str, path: Path, place: str, advice: str = "") -> int:

@@ -181,8 +181,8 @@ class ForecastingData(DataModule):
         self.freq, self.irregular_dates, self.marks, self.target = freq, irregular_dates, marks, target
         self.hist_columns, self.output_limits = list(names_of(hist_columns)), Limits.of({"values": values}, clip or [])
         self.future_columns, self.holidays = list(names_of(future_columns)), holidays
-        self.reading = Reading.of({**self.hparams, "future": self.future_columns})
-        self.policies = Policies.of(self.hparams)
+        named = {"future": self.future_columns, "named": [*self.hist_columns, *names_of(target)]}
+        self.reading, self.policies = Reading.of({**self.hparams, **named}), Policies.of(self.hparams)
         self.static_file, self.season, self.season_left_out, self.series = static_file, season, None, None
         self.left_out: dict[str, str] = {}
 

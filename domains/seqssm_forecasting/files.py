@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
@@ -22,18 +21,18 @@ from seqssm.errors import InputError, no_column
 from seqssm.files.content import DAMAGED, read_bytes
 from seqssm.files.notation import is_number
 from seqssm.files.numbers import MISSING, numbers
-from seqssm.files.splits import split_column, split_of_cell, unused_folds
+from seqssm.files.splits import unused_folds
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
 from seqssm_forecasting import zones
 from seqssm_forecasting.dates import Dates, read_dates
 from seqssm_forecasting.periods import month_of
 from seqssm_forecasting.reading import FLAGS, Reading
-from seqssm_forecasting.series import Series, listed
+from seqssm_forecasting.series import Series, days_of, listed
+from seqssm_forecasting.split_columns import BY_TIME, note_splits, refuse_splits, split_columns
 
 DATELESS = (".txt", ".npz")
 """Suffixes of formats without dates."""
 TABLES = (".csv", ".tsv", ".parquet", ".pq", ".xlsx", ".xlsm")
-BY_TIME = "series are split by time (--data.split, --data.val_from)"
 IDS = ("unique_id", "item_id", "series_id", "id")
 TIMES = ("ds", "timestamp", "date", "datetime", "time")
 VALUES = ("y", "target", "value")
@@ -121,24 +120,25 @@ def of_table(table: Table, reading: Reading) -> list[Series]:
     Raises:
         InputError: missing or unnamed columns, or cells that are not numbers or dates; the message has line and column.
     """
-    names, header = table.columns, f"{'line' if table.dialect.kind == 'text' else 'row'} {table.dialect.header_line}"
+    names, header = table.columns, table.header
     if len(names) < 2:
         words = "has one column; expected the date, then one column per variate"
         raise InputError(words, file=table.path, place=header)
     unnamed = [position for position, name in enumerate(names, 1) if name.startswith("Unnamed: ")]
     if unnamed:
         raise InputError(f"column {unnamed[0]} has no name", file=table.path, place=header)
-    long = long_names(table.path, names, reading)
+    long = long_names(table, reading)
     table = _without_units(table, long[1] if long else reading.time_column or names[0])
     return [_wide(table, reading)] if long is None else _long(table, long, reading)
 
 
-def long_names(path: Path, names: list[str], reading: Reading) -> tuple[str, str, str] | None:
+def long_names(table: Table, reading: Reading) -> tuple[str, str, str] | None:
     """Find the columns of id, date and value of a long table; None for a wide one.
 
     Raises:
         InputError: a column given by name does not exist, or the columns of the requested long layout are not found.
     """
+    path, names, place = table.path, table.columns, table.header
     given = (reading.id_column, reading.time_column, reading.value_column)
     wanted = reading.layout == "long" or reading.id_column is not None or reading.value_column is not None
     if reading.layout == "wide":
@@ -146,18 +146,17 @@ def long_names(path: Path, names: list[str], reading: Reading) -> tuple[str, str
     found: list[str] = []
     for flag, name, usual in zip(("id", "time", "value"), given, (IDS, TIMES, VALUES)):
         if name is not None and name not in names:
-            raise no_column(name, names, option=f"--data.{flag}_column", file=path, place="line 1")
+            raise no_column(name, names, option=f"--data.{flag}_column", file=path, place=place)
         by_case = {one.lower(): one for one in reversed(names)}
         here = name or next((by_case[one] for one in usual if one in by_case), None)
         if here is None:
             if wanted:
-                raise InputError(
-                    f"has no column named {' or '.join(usual)}; give --data.{flag}_column", file=path, place="line 1"
-                )
+                words = f"has no column named {' or '.join(usual)}; give --data.{flag}_column"
+                raise InputError(words, file=path, place=place)
             return None
         found.append(here)
     if len(set(found)) < 3:
-        raise InputError("id, date and value must be three different columns", file=path, place="line 1")
+        raise InputError("id, date and value must be three different columns", file=path, place=place)
     return found[0], found[1], found[2]
 
 
@@ -182,21 +181,23 @@ def _wide(table: Table, reading: Reading) -> Series:
     names, path = table.columns, table.path
     when = names[0] if reading.time_column is None else reading.time_column
     if when not in names:
-        raise no_column(when, names, option="--data.time_column", file=path, place="line 1")
+        raise no_column(when, names, option="--data.time_column", file=path, place=table.header)
     columns = [name for name in names if name != when]
     asked = [*reading.columns, *(name for name in reading.future if reading.columns)]
     for name in asked:
         if name not in columns:
-            raise no_column(name, columns, option="--data.columns", file=path, place="line 1")
+            raise no_column(name, columns, option="--data.columns", file=path, place=table.header)
     columns = [name for name in columns if name in asked] if asked else columns
     _require_date_column(table, when, reading)
     dates = _dates(table, when, reading)
     _require_whole_dates(table, when, dates, columns)
+    named = [*asked, *reading.named, *reading.future]
+    splits = [one for one in split_columns(table, columns) if not (one.numeric and one.name in named)]
     if reading.text_columns == "drop":
-        _note_splits(table, columns)
-        columns = _numeric(table, columns)
-    if not asked:
-        _refuse_splits(table, columns, when)
+        note_splits(table, splits)
+        columns = _numeric(table, [name for name in columns if name not in {one.name for one in splits}])
+    else:
+        refuse_splits(table, splits, _as_typed(table, when, dates) if splits else [])
     values, notes = numbers(table, columns, _decimal(reading), FLAGS)
     if len(columns) == 12 and {month_of(name) for name in columns} == set(range(12)):
         notes.append(
@@ -207,42 +208,6 @@ def _wide(table: Table, reading: Reading) -> Series:
         notes += unused_folds(table.frame[columns], advice)
     series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table), axis=when)
     return _dated(series, dates, reading)
-
-
-def _split_words(table: Table, columns: list[str]) -> str | None:
-    """Return the first column that holds words for splits; flags 0 and 1 are numbers."""
-
-    def is_text(name: str) -> bool:
-        cells = (cell.strip() for cell in table.frame[name].iloc[:100] if isinstance(cell, str))
-        return not is_number(next((cell for cell in cells if cell.lower() not in MISSING), "0"))
-
-    return split_column(table, [name for name in columns if is_text(name)])
-
-
-def _refuse_splits(table: Table, columns: list[str], when: str) -> None:
-    """Refuse a column of words for splits among the series, and name the dates at which they begin."""
-    name = _split_words(table, columns)
-    if name is None:
-        return
-    splits = [split_of_cell(str(cell), name) for cell in table.frame[name]]
-    runs = [position for position, one in enumerate(splits) if not position or one != splits[position - 1]]
-    dates = ["DATE", "DATE"]
-    if [splits[position] for position in runs] == ["train", "val", "test"]:
-        dates = [str(table.frame[when].iloc[position]) for position in runs[1:]]
-    raise InputError(
-        f"column {name} holds splits ({table.frame[name].dropna().iloc[0]}), not numbers; rows are split by time: "
-        f"--data.val_from {shlex.quote(dates[0])} --data.test_from {shlex.quote(dates[1])} split at dates, "
-        "--data.text_columns drop leaves the column out",
-        file=table.path,
-        place="line 1",
-    )
-
-
-def _note_splits(table: Table, columns: list[str]) -> None:
-    """Say that a column of splits is not used."""
-    name = _split_words(table, columns)
-    if name is not None:
-        table.notes.append(f"column {name} holds splits and is not used; {BY_TIME}")
 
 
 def _require_date_column(table: Table, when: str, reading: Reading) -> None:
@@ -298,6 +263,13 @@ def _dates(table: Table, when: str, reading: Reading) -> Dates:
     return dates
 
 
+def _as_typed(table: Table, when: str, dates: Dates) -> list[str]:
+    """Format dates as a user types them: cells of text as written, others without a time of day if they are days."""
+    if isinstance(table.frame[when].dtype, pd.StringDtype) or dates.numbered:
+        return [str(cell) for cell in table.frame[when]]
+    return days_of(pd.DatetimeIndex(dates.values))
+
+
 def _row(table: Table) -> str:
     return "line" if table.dialect.kind == "text" else "row"
 
@@ -326,7 +298,7 @@ def _numeric(table: Table, columns: list[str]) -> list[str]:
 
 def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[Series]:
     path, header = table.path, table.columns
-    extra = _future_columns(path, header, names, reading)
+    extra = _future_columns(path, header, names, reading, table.header)
     key, when, value = names
     codes, ids = pd.factorize(table.frame[key])
     if len(ids) == len(table) > 1 and reading.id_column is None:
@@ -342,7 +314,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     dates = _dates(table, when, reading)
     values, notes = numbers(table, [value, *extra], _decimal(reading), FLAGS)
     left = [name for name in header if name not in (*names, *extra)]
-    _note_splits(table, left)
+    note_splits(table, split_columns(table, left))
     notes = [*table.notes, *notes, f"long layout: {len(ids)} series ({', '.join(names)})"]
     notes += [f"columns ignored: {listed(left)}"] if left else []
     notes += unused_folds(table.frame[left], BY_TIME)
@@ -367,11 +339,11 @@ def _name(value: object) -> str:
     return str(value)
 
 
-def _future_columns(path: Path, header: list[str], names: tuple[str, ...], reading: Reading) -> list[str]:
+def _future_columns(path: Path, header: list[str], names: tuple[str, ...], reading: Reading, place: str) -> list[str]:
     absent = [name for name in reading.future if name not in header or name in names]
     if absent:
         others = [name for name in header if name not in names]
-        raise no_column(listed(absent), others, option="--data.future_columns", file=path, place="line 1")
+        raise no_column(listed(absent), others, option="--data.future_columns", file=path, place=place)
     return list(reading.future)
 
 
@@ -388,7 +360,8 @@ def _dated(series: Series, dates: Dates, reading: Reading) -> Series:
         notes += more
     future = series.future
     if reading.future and not future:
-        future = _future_columns(series.path, series.columns, (), reading)
+        place = "line 1" if series.row == "line" else ""
+        future = _future_columns(series.path, series.columns, (), reading, place)
     return replace(series, dates=index, zone=zone, utc=utc, future=future, notes=notes, numbered=dates.numbered)
 
 

@@ -36,6 +36,7 @@ class Reading:
         text_columns: policy for columns without numbers: ``"error"`` or ``"drop"``.
         step: name of the step between the dates of a trained model, for files too short to show it.
         axis: kind of the time axis of a trained model, ``"numbers"`` or ``"dates"``: ``2000`` is a number or a year.
+        named: columns that another option or a trained model names as series; they are not taken for splits.
         calendar: ``"regular"``, or ``"observed"``: the time axis has only the times of the week with rows.
     """
 
@@ -56,6 +57,7 @@ class Reading:
     step: str | None = None
     axis: str | None = None
     calendar: str = "regular"
+    named: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.table_options().check(FLAGS)
@@ -88,7 +90,8 @@ class Reading:
             summary: the summary of the data in its checkpoint.
         """
         axis = "numbers" if summary.get("numbered") else "dates" if summary["dated"] else None
-        return replace(self, step=summary["freq"], axis=axis)
+        named = (*self.named, *self.future, *summary.get("columns", ()))
+        return replace(self, step=summary["freq"], axis=axis, named=tuple(dict.fromkeys(named)))
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain Python, for a checkpoint."""

@@ -63,8 +63,7 @@ class Series:
         assert self.dates is not None
         if self.numbered:
             return str(int(date.to_datetime64().astype("datetime64[D]").astype(np.int64)))
-        whole = (self.dates.to_numpy("datetime64[us]").astype(np.int64) % 86_400_000_000 == 0).all()
-        return str(date)[:10] if whole else str(date)
+        return str(date)[:10] if whole_days(self.dates) else str(date)
 
     def place(self, row: int, column: str | None = None) -> str:
         """Format the location of a row for a message: its line, else its date, else its number."""
@@ -101,7 +100,7 @@ class Series:
             raise InputError(
                 f"columns differ from the model's ({'; '.join(parts)}); expected, in any order: {listed(columns)}",
                 file=self.path,
-                place=f"{self.row} 1",
+                place="line 1" if self.row == "line" else None,
             )
         return self.only(columns)
 
@@ -110,6 +109,16 @@ class Series:
         order = [self.columns.index(name) for name in columns]
         future = [name for name in self.future if name in columns]
         return replace(self, values=self.values[:, order], columns=list(columns), future=future)
+
+
+def whole_days(dates: pd.DatetimeIndex) -> bool:
+    """Whether all dates are days, without a time of day."""
+    return bool((dates.to_numpy("datetime64[us]").astype(np.int64) % 86_400_000_000 == 0).all())
+
+
+def days_of(dates: pd.DatetimeIndex) -> list[str]:
+    """Format dates, without a time of day if all of them are days."""
+    return [str(date)[:10] for date in dates] if whole_days(dates) else [str(date) for date in dates]
 
 
 def numbers_of(dates: pd.DatetimeIndex) -> np.ndarray:

@@ -53,6 +53,12 @@ class Table:
         """Names of the columns, in file order."""
         return [str(name) for name in self.frame.columns]
 
+    @property
+    def header(self) -> str:
+        """Location of the column names for a message, ``line 3``; empty for Parquet files and frames."""
+        row = {"text": "line", "xlsx": "row"}.get(self.dialect.kind)
+        return "" if row is None else f"{row} {self.dialect.header_line}"
+
     def place(self, row: int, column: str | None = None) -> str:
         """Format the location of a cell for a message: ``line 7, column OT``.
 

@@ -212,26 +212,6 @@ def test_times_that_differ_below_a_microsecond_are_an_error(run, text):
         run(with_dates(text, [f"1700000000.{k:09d}" for k in range(ROWS)]))
 
 
-@pytest.mark.parametrize("order", [("train", "valid", "test"), ("test", "val", "train")])
-def test_columns_of_splits_are_named(run, text, order):
-    """A cell was "not a number"; in the long layout the column was ignored among others."""
-    words = [order[min(2, 3 * k // ROWS)] for k in range(ROWS)]
-    dates = [line.split(",")[0] for line in text[1:]]
-    wide = [f"{text[0]},role", *(f"{line},{word}" for line, word in zip(text[1:], words))]
-    begin = [f"'{dates[words.index(word)]}'" for word in order[1:]] if order[0] == "train" else ["DATE", "DATE"]
-    advice = rf"--data.val_from {begin[0]} --data.test_from {begin[1]} split at dates"
-    with pytest.raises(
-        InputError, match=rf"column role holds splits \({order[0]}\), not numbers; .*: {advice}, .* drop"
-    ):
-        run(wide)
-    note = "column role holds splits and is not used; series are split by time (--data.split, --data.val_from)"
-    assert note in run(wide, text_columns="drop").series.notes
-    assert note not in run(wide, columns=("s0",)).series.notes
-    rows = [(name, *row) for name in "ab" for row in zip(dates, range(ROWS), words)]
-    long = pd.DataFrame(rows, columns=["unique_id", "ds", "y", "role"])
-    assert note in files.read_series(long)[0].notes
-
-
 def test_columns_of_folds_are_reported(run, text):
     """They were series, or ignored, without a word."""
     what = "column kfold holds folds (0 to 2) and is not used for the split; series are split by time (--data.split,"
