@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from enum import IntEnum, StrEnum
 from pathlib import Path
+from typing import Any
 
 SHOWN = 12  # maximum number of columns in a message
 
@@ -110,6 +111,24 @@ def flags_named(names: Mapping[str, str]) -> Iterator[None]:
         if message == error.message:
             raise
         raise type(error)(message, file=error.file, place=error.place) from None
+
+
+def require_type(name: str, value: Any, kinds: type | tuple[type, ...], expected: str) -> None:
+    """Check an argument of a Python function.
+
+    Args:
+        name: the argument.
+        value: its value; None is accepted.
+        kinds: accepted types.
+        expected: description of the accepted values, for the message.
+
+    Raises:
+        InputError: the value has another type.
+    """
+    if value is not None and not isinstance(value, kinds):
+        shown = f"{value!r:.60} " if isinstance(value, str | int | float) else ""
+        kind = f"({type(value).__name__})" if shown else type(value).__name__
+        raise InputError(f"{name}: expected {expected}, not {shown}{kind}")
 
 
 def no_column(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 import seqssm
 from seqssm.domain import Domain
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, require_type
 from seqssm.files.frames import as_pandas, is_frame
 from seqssm.training.kfold import require_choices
+from seqssm.training.lists import plain_options
 from seqssm_forecasting.intervals import parse_levels
 
 KEYS = ["unique_id", "ds", "cutoff"]
@@ -58,12 +61,17 @@ def cross_validation(
     Raises:
         InputError: as `seqssm.fit`; an unknown model, or too few rows for the windows.
     """
+    data, model = plain_options("data", data or {}), plain_options("model", model or {})
+    require_type("windows", windows, Integral, "a number of windows")
+    require_type("refit", refit, Integral, "True, False or a number")
+    require_type("models", models, (list, tuple), "a list of names")
+    require_type("level", level, (list, tuple, np.ndarray), "a list of levels, as in [80]")
     if windows < 1 or int(refit) < 0:
         raise InputError(f"windows {windows}, refit {refit}: expected at least 1 window, and True, False or a number")
     parse_levels(level)  # before anything is trained
     for name in models or ():
         _options(name)
-    given = [word for key, value in (model or {}).items() for word in (f"--model.{key}", str(value))]
+    given = [word for key, value in model.items() for word in (f"--model.{key}", str(value))]
     require_choices(_domain(), list(models or ()), given)
     source = as_pandas(frame) if is_frame(frame) else frame
     every = windows if refit is False else int(refit) or windows
@@ -71,8 +79,8 @@ def cross_validation(
     for name in models or [None]:
         parts, column = [], ""
         for first in range(0, windows, every):
-            options = {**(data or {}), "file": source, "windows": windows, "window": first, "window_step": step}
-            sections = {**_options(name), **(model or {})}
+            options = {**data, "file": source, "windows": windows, "window": first, "window_step": step}
+            sections = {**_options(name), **model}
             fitted = seqssm.fit("forecasting", preset=preset, data=options, model=sections, trainer=trainer)
             found = _forecasts(fitted, source, windows - first, step, list(level))
             wanted = sorted(found["cutoff"].unique())[:every]

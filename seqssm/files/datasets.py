@@ -24,7 +24,7 @@ from typing import IO
 
 from seqssm.domain import DataSet, Domain, domains
 from seqssm.environment import DATA
-from seqssm.errors import InputError, nearest
+from seqssm.errors import InputError, nearest, require_type
 from seqssm.files.content import DAMAGED
 from seqssm.files.disk import atomic, writing
 from seqssm.files.lock import Lock
@@ -105,6 +105,7 @@ def find_data_set(domain: str, path: str, root: str | Path | None = None) -> Pat
 
 def find(name: str, root: str | Path | None = None) -> Path:
     """Return the file of the data set `name`: ``seqssm.find("etth1")``. Errors as in `locate`."""
+    require_type("name", name, str, "the name of a data set")
     domain, data = look_up(name)
     return find_data_set(domain.name, data.path, root)
 

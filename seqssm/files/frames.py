@@ -14,11 +14,12 @@ def is_frame(value: Any) -> bool:
     return isinstance(value, pd.DataFrame) or hasattr(value, "__arrow_c_stream__")
 
 
-def as_pandas(value: Any) -> pd.DataFrame:
+def as_pandas(value: Any, expected: str = "expected a path or a data frame") -> pd.DataFrame:
     """Convert a table in memory to pandas.
 
     Args:
         value: a table for which `is_frame` is true.
+        expected: what is accepted, for the message about another object.
 
     Raises:
         InputError: it is no table, has a single column without others (a series), or columns that pandas cannot hold.
@@ -26,7 +27,7 @@ def as_pandas(value: Any) -> pd.DataFrame:
     if isinstance(value, pd.DataFrame):
         return value
     if not is_frame(value):
-        raise InputError(f"expected a path or a data frame, not {type(value).__name__}")
+        raise InputError(f"{expected}, not {type(value).__name__}")
     if isinstance(value, pd.Series):
         raise InputError("expected a data frame, not Series; series.to_frame() is one, with the dates as its index")
     import pyarrow as pa

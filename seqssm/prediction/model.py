@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from seqssm.domain import Domain, find_domain, plain_name, python_name, resolve
-from seqssm.errors import InputError, nearest, other_domain
+from seqssm.errors import InputError, nearest, other_domain, require_type
 from seqssm.files import notes
 from seqssm.files.disk import require_writable
 from seqssm.given import Values, given_names, require_models, require_needs
@@ -61,6 +62,8 @@ class Model:
         from seqssm.training import checkpoint, ensemble
         from seqssm.training.processes import choose_device
 
+        if not isinstance(path, str | Path):
+            raise InputError(f"path: expected a checkpoint or the folder of a run, not {type(path).__name__}")
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
         self.path, self.folder = ensemble.find(path), Path.cwd()
@@ -236,6 +239,7 @@ class Model:
         Returns:
             Columns ``index, id``, the domain's own, ``status`` ("ok" or "failed"), ``reason``. Every record has a row.
         """
+        require_type("figures", figures, (str, Path), "a folder")
         predictor = self.predictor(options, figures)
         folder = None if figures is None else Path(figures)
         if folder is not None:
@@ -260,6 +264,7 @@ class Model:
         from seqssm.prediction.table import common_schema, conform, tabulate
 
         for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            require_type(name, value, Integral, "a whole number")
             if value < minimum:
                 raise InputError(f"{name} {value}: must be at least {minimum}")
         with tempfile.TemporaryDirectory(prefix="seqssm-") as work:

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from seqssm.domain import split_list
-from seqssm.errors import InputError
+from seqssm.errors import InputError, require_type
 from seqssm.training.networks import parameters
 
 NOTHING = ("null", "~")
@@ -104,8 +104,9 @@ def plain_options(section: str, options: Mapping[str, Any]) -> dict[str, Any]:
         options: values by name.
 
     Raises:
-        InputError: an option is an object that a config cannot hold.
+        InputError: these are no options by name, or an option is an object that a config cannot hold.
     """
+    require_type(section, options, Mapping, "a dict of options")
 
     def plain(name: str, value: Any) -> Any:
         if isinstance(value, Path):

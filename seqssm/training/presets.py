@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +19,8 @@ from seqssm.training.run_folder import CONFIG
 HOME = "--output DIR sets the run folder"
 LARGEST, MOST_ENTRIES = 1_000_000, 100_000  # bytes of a config file; entries in it with aliases expanded
 VARIANTS = "presets"  # section of a preset file: name -> differences from the rest of the file
+FORM = ("class_path", "init_args", "dict_kwargs")
+"""Entries of a section that names its class."""
 SECTIONS = ("seed_everything", "early_stopping", "trainer", "model", "data")
 
 
@@ -195,9 +198,11 @@ def normalised(
         part = content.get(section)
         if part is None:
             continue
+        _require_one_form(section, part, path)
         if "class_path" not in part:
             earlier = [one[section]["class_path"] for one in before if section in one]
-            part = {"class_path": [default.replace(":", "."), *earlier][-1], "init_args": part}
+            cls = [default.replace(":", "."), *earlier][-1]
+            part = {"class_path": cls, **(part if "init_args" in part else {"init_args": part})}
         elif not isinstance(part["class_path"], str):
             raise InputError(f"{section}.class_path {part['class_path']}: expected the full name of a class", file=path)
         arguments = part.get("init_args") or {}
@@ -209,6 +214,45 @@ def normalised(
     if content.get("trainer", {}).get("default_root_dir") is not None:
         raise InputError(f"trainer.default_root_dir is not used: {HOME}", file=path)
     return content
+
+
+def _require_one_form(section: str, part: Mapping[str, Any], path: Path | None) -> None:
+    """Raise InputError for a section with options both under ``init_args`` and beside it or beside ``class_path``."""
+    if "class_path" not in part and "init_args" not in part:
+        return
+    beside = [str(name) for name in part if name not in FORM]
+    if beside:
+        where = " or ".join(name for name in FORM[:2] if name in part)
+        message = f"{section}.{beside[0]} is given next to {where}: write all options of {section} under init_args"
+        raise InputError(f"{message}, or without {where}" if where == "init_args" else message, file=path)
+
+
+def blamed(
+    error: InputError, contents: Sequence[Mapping[str, Any]], files: Sequence[Path], given: Mapping[str, Any]
+) -> InputError:
+    """Return an error about an option of the configs with the file that has the option; from Python, there is none.
+
+    Args:
+        error: the error; its message begins with ``config:`` and the option.
+        contents: normalised configs, of which later ones win.
+        files: their files.
+        given: the normalised config of options given in Python, which wins over `contents`.
+    """
+    message = error.message.removeprefix("config: ")
+    found = re.match(r"(?:unknown option )?([^:;\s]+)", message)
+    section, _, name = (found[1] if found else "").partition(".")
+
+    def has(content: Mapping[str, Any]) -> bool:
+        part = content.get(section)
+        options = (part or {}).get("init_args") if section in ("model", "data") else part
+        return part is not None and (
+            not name or (isinstance(options, dict) and name.split(".")[0] in map(str, options))
+        )
+
+    if has(given):
+        return InputError(message)
+    own = [file for content, file in zip(contents, files) if has(content)][-1:]
+    return InputError(message, file=" with ".join(str(file) for file in own or files))
 
 
 def as_text(config: dict[str, Any]) -> str:

@@ -302,8 +302,7 @@ def build(
         cli = TrainingCLI(arguments, folder, options.task, options.data, options.foreign)
     except InputError as error:
         if files and error.file is None and error.message.startswith("config: "):
-            named = " with ".join(str(file) for file in files)
-            raise InputError(error.message.removeprefix("config: "), file=named) from None
+            raise configs.blamed(error, contents, files, extra) from None
         raise
     if options.stages:
         add_stages(cli.model, options.stages, options.alone)

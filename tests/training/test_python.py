@@ -153,7 +153,7 @@ def test_objects_that_are_no_data_are_named(tmp_path):
     series = pd.Series(np.arange(60.0), index=pd.date_range("2024-01-01", periods=60))
     for data, words in (
         (series, "not Series; series.to_frame"),
-        (np.zeros((60, 2)), "expected a path or a data frame, not ndarray"),
+        (np.zeros((60, 2)), "data: expected a file, a data frame, a dict of options or a data module, not ndarray"),
         ([1, 2], "not list"),
         ({"file": np.zeros(3)}, "data: the option file cannot be of the type ndarray"),
     ):
