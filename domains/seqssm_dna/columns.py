@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from seqssm.errors import InputError, no_column
+from seqssm.files.folds import FoldColumn, chosen_folds
 from seqssm.files.numbers import MISSING
-from seqssm.files.splits import NO_COLUMN, fold_columns, folds_of, split_of_cell, split_of_flag, unused_folds
+from seqssm.files.splits import NO_COLUMN, is_patient_column, split_column, split_of_cell, split_of_flag
 from seqssm.files.tables import Table
 from seqssm_dna.letters import first_foreign, what_is
 
@@ -51,13 +52,29 @@ def _named(table: Table) -> list[str]:
     return [column for column in table.columns if column != ROW]
 
 
-def read_splits(table: Table, name: str | None, flags: Mapping[str, str] | None) -> list[str] | None:
+def read_folds(table: Table, name: str | None) -> FoldColumn | None:
+    """Return the column of folds; None without one.
+
+    Args:
+        table: the table.
+        name: column of the splits or folds; `NO_COLUMN` for none; by default the one with a usual name of folds.
+    """
+    if name == NO_COLUMN or (name is not None and (name not in table.frame or split_of_flag(name))):
+        return None
+    return chosen_folds(table.frame, name) or chosen_folds(table.frame, None)
+
+
+def read_splits(
+    table: Table, name: str | None, folds: FoldColumn | None, flags: Mapping[str, str] | None, used: Collection[str]
+) -> list[str] | None:
     """Return the split of each row; None if no column holds it. Columns that may hold it are reported.
 
     Args:
         table: the table.
         name: column of the splits, `NO_COLUMN` for none; by default ``split``.
+        folds: the column of folds.
         flags: command-line names of the options, for messages.
+        used: columns with another meaning.
 
     Raises:
         InputError: no such column, or a cell is not a split.
@@ -66,18 +83,17 @@ def read_splits(table: Table, name: str | None, flags: Mapping[str, str] | None)
     if name == NO_COLUMN:
         return None
     column = find_column(table, name, ("split",), "split", flags, needed=False)
-    if name is not None and _named_folds(table, name) is not None:
-        return None  # `read_folds` reads them
+    if folds is not None and folds.decides and column == folds.name:
+        return None
     if column is None:
-        advice = "kfold --folds {count} uses it"
-        if len(fold_columns(table.frame)) > 1:
-            advice += f" with {option} {{column}}"
-        table.notes += unused_folds(table.frame, advice)
-        words = ("set", "subset", "partition")
-        other = next((one for one in table.columns if one.lower() in words or split_of_flag(one)), None)
+        others = [one for one in _named(table) if one not in used and (folds is None or one != folds.name)]
+        other = split_column(table, others)
+        named = [one for one in others if one.lower() in ("set", "subset", "partition") or split_of_flag(one)]
         if other is not None:
-            how = "its flags are used by" if split_of_flag(other) else "if it has train, valid and test,"
-            table.notes.append(f"column {other} is not used; {how} {option} {other}")
+            table.notes.append(f"column {other} holds splits and is not used; {option} {other} uses it")
+        elif named:
+            how = "its flags are used by" if split_of_flag(named[0]) else "if it has train, valid and test,"
+            table.notes.append(f"column {named[0]} is not used; {how} {option} {named[0]}")
         return None
     found = []
     for row, cell in enumerate(table.frame[column]):
@@ -92,25 +108,18 @@ def read_splits(table: Table, name: str | None, flags: Mapping[str, str] | None)
     return found
 
 
-def read_folds(table: Table, name: str | None) -> list[int | None] | None:
-    """Return the fold of each row; None without a column of folds, or with several of which none is named.
+def patients_note(table: Table, flags: Mapping[str, str] | None) -> list[str]:
+    """Describe a column that may hold the patients of several rows each, which no option names.
 
     Args:
         table: the table.
-        name: column of the splits or folds; `NO_COLUMN` for none; by default the one with a usual name of folds.
+        flags: command-line names of the options, for messages.
     """
-    if name == NO_COLUMN:
-        return None
-    named = None if name is None else _named_folds(table, name)
-    if named is not None:
-        return named
-    found = fold_columns(table.frame)
-    return next(iter(found.values())) if len(found) == 1 else None
-
-
-def _named_folds(table: Table, name: str) -> list[int | None] | None:
-    """The folds of a column that the user named for the split; None if it holds splits or flags of one."""
-    return None if split_of_flag(name) else folds_of(table.frame[name])
+    option = (flags or {}).get("group", "group_column")
+    for name in filter(is_patient_column, _named(table)):
+        if 2 < table.frame[name].nunique() < len(table):
+            return [f"column {name} is not used; {option} {name} keeps the rows of a {name} in one split"]
+    return []
 
 
 def invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:

@@ -17,11 +17,12 @@ import pandas as pd
 
 from seqssm.errors import InputError
 from seqssm.files.dialect import TableOptions
+from seqssm.files.folds import FoldColumn
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_list
-from seqssm_dna.columns import find_column, invalid_rows, read_folds, read_splits
+from seqssm_dna.columns import find_column, invalid_rows, patients_note, read_folds, read_splits
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import Interval
 from seqssm_dna.labels import class_numbers, label_lists, order_classes, require_classes
@@ -77,7 +78,7 @@ class Labelled:
         notes: messages to report.
         problems: row -> why its letters cannot be used; the row's sequence is empty.
         numbered: whether the ids are the numbers of the lines.
-        folds: fold of each row, None where its cell is empty; None if the file has none.
+        folds: the column of folds; None if the file has none.
     """
 
     path: Path
@@ -92,7 +93,7 @@ class Labelled:
     notes: list[str] = field(default_factory=list)
     problems: dict[int, str] = field(default_factory=dict)
     numbered: bool = False
-    folds: list[int | None] | None = None
+    folds: FoldColumn | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -112,7 +113,7 @@ class Labelled:
         return Labelled(
             self.path, self.target, of(self.ids), of(self.sequences), truth, self.classes, of(self.splits),
             of(self.groups), of(self.places), self.notes, numbered=self.numbered,
-            folds=of(self.folds),
+            folds=None if self.folds is None else self.folds.rows(chosen.tolist()),
         )  # fmt: skip
 
     def of_split(self, split: str) -> Labelled:
@@ -291,7 +292,12 @@ def _of_table(
         table = table.rows(np.array([row not in bad for row in range(len(table))]))
     ids = find_column(table, columns.id, ID, "id", flags, needed=False)
     places = [table.place(row) for row in range(len(table))]
-    splits = None if invalid == "keep" else read_splits(table, columns.split, flags)
+    folds, splits = None, None
+    if invalid != "keep":
+        folds = read_folds(table, columns.split)
+        used = {sequence, ids, columns.group, *labels} - {None}
+        splits = read_splits(table, columns.split, folds, flags, used)
+        table.notes += [] if columns.group else patients_note(table, flags)
     notes = [note for note in table.notes if not note.startswith("columns separated by")]
     cells = table.frame[sequence]
     found = Labelled(
@@ -309,7 +315,7 @@ def _of_table(
         notes,
         problems,
         ids is None,
-        None if invalid == "keep" else read_folds(table, columns.split),
+        folds,
     )
     if table.dialect.kind == "xlsx" and (cells.str.len() == EXCEL_CELL).any():
         message = f"a sequence of {EXCEL_CELL} letters, the limit of Excel cells; save the table as CSV or Parquet"

@@ -248,7 +248,7 @@ class SequenceData(DataModule):
         if self.external:
             found.splits, how = ["test"] * len(found), "all records are tested"
         else:
-            names = ("val_fraction", "test_fraction", "split_seed", "fold", "folds", "split_column")
+            names = ("val_fraction", "test_fraction", "split_seed", "fold", "folds")
             how = split_labelled(found, *(h[name] for name in names))
         notes = [note for note in before if "also occur in train" not in note and "of training ones" not in note]
         notes += shared_sequences(found)

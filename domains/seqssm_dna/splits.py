@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm.files.splits import ranks_of_folds
+from seqssm.files.folds import unused_folds
 from seqssm.training.sizes import require_count
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import Interval, whole_contigs
@@ -117,17 +117,17 @@ def own_folds(found: Labelled, count: int) -> np.ndarray:
     Raises:
         InputError: the file has folds of another number, rows without one, or a group in two folds.
     """
-    numbers = [fold for fold in found.folds or [] if fold is not None]
-    if len(numbers) < len(found):
-        row = (found.folds or []).index(None)
-        raise InputError("has no fold, as other rows do", file=found.path, place=found.places[row])
+    assert found.folds is not None
+    numbers = found.folds.require(found.places.__getitem__, found.path)
     first: dict[str, int] = {}
     for row, group in enumerate(found.groups or []):
         other = first.setdefault(group, row)
         if numbers[other] != numbers[row]:
-            message = f"group {group!r} is in fold {numbers[other]} ({found.places[other]}) and in {numbers[row]}"
+            cells = [found.folds.cells[numbers[one]] for one in (other, row)]
+            message = f"group {group!r} is in fold {cells[0]} ({found.places[other]}) and in {cells[1]}"
             raise InputError(message, file=found.path, place=found.places[row])
-    return np.array(ranks_of_folds(numbers, count, "--data.split_column none for random folds", found.path))
+    ranks = found.folds.merged(count, found.path)
+    return np.array([ranks[number] for number in numbers])
 
 
 def require_folds(found: Labelled, count: int) -> None:
@@ -178,7 +178,6 @@ def split_labelled(
     seed: int,
     fold: int | None = None,
     folds: int | None = None,
-    column: str | None = None,
 ) -> str:
     """Set the splits in place: folds, the column of the file, or random splits.
 
@@ -189,7 +188,6 @@ def split_labelled(
         seed: seed of random splits.
         fold: index of the test fold.
         folds: number of folds, which replace splits of the file; they are those of the file if it has folds.
-        column: column of the splits or folds that the user named.
 
     Returns:
         Description of the split, for the user.
@@ -198,17 +196,22 @@ def split_labelled(
         InputError: the file has folds of another number, or rows without one.
     """
     count = len(found)
-    if folds is None and found.splits is None and found.folds is not None and column is not None:
-        most = len(set(found.folds) - {None})
-        message = f"column {column} holds folds: run kfold --folds {most}, or pass --data.folds {most} --data.fold K"
-        raise InputError(message, file=found.path)
+    if folds is None and found.folds is not None:
+        name, most = found.folds.name, found.folds.count
+        if found.folds.decides and found.splits is None:
+            message = f"column {name} holds folds ({found.folds.span()}): run kfold --folds {most}, or pass "
+            message += f"--data.folds {most} --data.fold K, or --data.split_column none for a random split"
+            raise InputError(message, file=found.path)
+        advice = "kfold --folds {count} uses it" + (" with --data.split_column {column}" if found.folds.others else "")
+        found.notes += unused_folds([found.folds], advice)
     splits = np.array(found.splits if found.splits is not None else ["train"] * count, dtype=object)
     if folds is not None:
         part = dealt(found, np.arange(count), folds, seed) if found.folds is None else own_folds(found, folds)
         splits = np.where(part == fold, "test", "train").astype(object)
-        if found.folds is not None:
-            found.notes[:] = [note for note in found.notes if "is not used for the split" not in note]
-        how = f"test fold {fold} of {folds}" + (", at random" if found.folds is None else ", folds of the table")
+        how = f"test fold {fold} of {folds}, at random"
+        if found.folds is not None and fold is not None:
+            how = f"test fold {fold} of {folds}, {found.folds.names_of(fold, folds)} in the column {found.folds.name}"
+        how += "" if found.splits is None else ", in place of the splits of the table"
     elif found.splits is None:
         splits[held_out(found, np.arange(count), test, seed)] = "test"
         how = f"random, {test:.0%} test"

@@ -13,18 +13,17 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError, no_column
+from seqssm.files.folds import fold_columns, is_fold_column, read_folds, unused_folds
 from seqssm.files.labels import read_label_cells
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import (
     NO_COLUMN,
     SPLIT_NAMES,
-    is_fold_column,
     is_patient_column,
     patient_column,
     split_column,
     split_of_cell,
     split_of_flag,
-    unused_folds,
 )
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts
@@ -204,6 +203,7 @@ def read_manifest(
     if splits is not None:
         _choose_split(table, splits)
     _rename(table, label_columns or ())
+    _number_folds(table)
     _require(table, ("path",))
     columns, notes = table.columns, list(table.notes)
     rows = table.frame.to_dict("records")
@@ -220,7 +220,7 @@ def read_manifest(
     if ignored:
         notes.append(f"columns ignored: {', '.join(ignored)}")
     if splits is None:
-        notes += unused_folds(table.frame[ignored], "--data.split_column {column} uses them")
+        notes += unused_folds(fold_columns(table.frame[ignored]).values(), "--data.split_column {column} uses them")
     records = [_record(table, number, row, classes, codes[number], default) for number, row in enumerate(rows)]
     _require_one_row(records, path)
     names = classes or sorted({code for record in records for code in record.codes or []})
@@ -236,7 +236,12 @@ def read_manifest(
 
 def _ignored_split(table: Table, ignored: Sequence[str]) -> str:
     """Message on a column of splits that is not read, if no other column has splits or folds; else ``""``."""
-    name = None if {"split", "fold"} & set(table.columns) else split_column(table, ignored)
+    if {"split", "fold"} & set(table.columns):
+        return ""
+    folds = list(fold_columns(table.frame[ignored]))
+    if len(folds) > 1:
+        return f"the columns {' and '.join(folds)} hold folds: choose one with --data.split_column, or {NO_COLUMN}"
+    name = split_column(table, ignored)
     if name is None:
         return ""
     return (
@@ -264,8 +269,9 @@ def _choose_split(table: Table, name: str) -> None:
     if None not in splits:
         table.frame["split"] = splits
         return
-    wrong = next((row for row, cell in enumerate(cells) if not re.fullmatch(r"\d+(\.0)?|", cell)), None)
-    if wrong is not None:
+    folds = read_folds(name, cells)
+    if folds is None or folds.damaged is not None:
+        wrong = splits.index(None) if folds is None or folds.damaged is None else folds.damaged[0]
         message = f"{cells[wrong]!r} (--data.split_column) is not train, val or test, nor the number of a fold"
         raise InputError(message, file=table.path, place=table.place(wrong, name))
     table.frame["fold"] = cells
@@ -292,11 +298,25 @@ def _rename(table: Table, classes: Sequence[str]) -> None:
         table.frame = table.frame.drop(columns=same)
         table.notes.append(f"the same patients as in the column {patient}, not used: {', '.join(same)}")
     alike = {wanted: [name for name in plain if plain[name] in (wanted, *others)] for wanted, others in ALIASES.items()}
-    alike["fold"] = ["fold"] if "fold" in plain else [name for name in plain if is_fold_column(name)]
+    others = [name for name in table.columns if plain.get(name, "split") not in ("split", *ALIASES["split"])]
+    folds = fold_columns(table.frame[others])
+    alike["fold"] = ["fold"] if "fold" in plain else list(folds)
     for wanted, found in {**alike, "patient": [] if patient is None else [patient]}.items():
         if len(found) == 1 and found[0] != wanted:
             table.frame = table.frame.rename(columns={found[0]: wanted})
             table.notes.append(f"column {found[0]} read as {wanted}")
+
+
+def _number_folds(table: Table) -> None:
+    """Replace the names of folds (``fold1``, ``A``) by their numbers."""
+    folds = read_folds("fold", table.frame["fold"]) if "fold" in table.columns else None
+    if folds is None:
+        return
+    if folds.damaged is not None:
+        row, cell = folds.damaged
+        first = folds.cells[min(folds.cells)]
+        raise InputError(f"{cell!r} is not a fold such as {first}{OTHER_FOLD}", file=table.path, place=table.place(row))
+    table.frame["fold"] = ["" if number is None else str(number) for number in folds.numbers]
 
 
 def _plain(column: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from seqssm.errors import InputError
-from seqssm.files.splits import ranks_of_folds
+from seqssm.files.folds import FoldColumn
 from seqssm_ecg.sources import LabelledRecord
 
 NAMES = ("train", "val", "test")
@@ -58,10 +58,13 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
                 "run fit"
             )
             raise InputError(message, file=file)
-        made = _cross(records, options, file) if has_fold else _hashed_cross(records, options)
-        how = f"fold {options.fold} of {options.folds}" + (
-            ", folds of the table" if has_fold else f", at random by {_unit(records)}"
-        )
+        how = f"fold {options.fold} of {options.folds}, "
+        if has_fold:
+            made, folds = _cross(records, options, file)
+            how += f"{folds} of the table"
+        else:
+            made = _hashed_cross(records, options)
+            how += f"at random by {_unit(records)}"
     elif has_split:
         _require_all(records, "split", lambda record: record.split, file)
         for name in ("val_fold", "test_fold"):
@@ -143,18 +146,25 @@ def _by_fold(records: list[LabelledRecord], options: SplitOptions, file: str) ->
     return made, f"validation fold {val}, test fold {test}"
 
 
-def _cross(records: list[LabelledRecord], options: SplitOptions, file: str) -> dict[str, list[int]]:
-    """Make K folds from the folds of the table, whose number must be a multiple of K; return the split of fold k."""
+def _cross(records: list[LabelledRecord], options: SplitOptions, file: str) -> tuple[dict[str, list[int]], str]:
+    """Make K folds from the folds of the table, whose number must be a multiple of K.
+
+    Returns:
+        (split of fold k, names of the folds that are its test and validation set).
+    """
     _require_all(records, "fold", lambda record: record.fold, file)
     assert options.folds is not None
+    assert options.fold is not None
     own = [record.fold for record in records if record.fold is not None]
-    ranks = ranks_of_folds(own, options.folds, "--data.split_column none for random folds", file)
+    column = FoldColumn("fold", list(own), {number: str(number) for number in own})
+    ranks = column.merged(options.folds, file, least=3)
     _require_whole_groups(
         records,
         {f"fold {n}": [k for k, number in enumerate(own) if number == n] for n in sorted(set(own))},
         file,
     )
-    return _rotated(ranks, options)
+    test, val = (column.names_of(rank % options.folds, options.folds) for rank in (options.fold, options.fold + 1))
+    return _rotated([ranks[number] for number in own], options), f"test {test} and validation {val}"
 
 
 def _hashed_cross(records: list[LabelledRecord], options: SplitOptions) -> dict[str, list[int]]:

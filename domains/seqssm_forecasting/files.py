@@ -19,9 +19,9 @@ import pandas as pd
 
 from seqssm.errors import InputError, no_column
 from seqssm.files.content import DAMAGED, read_bytes
+from seqssm.files.folds import fold_columns, unused_folds
 from seqssm.files.notation import is_number
 from seqssm.files.numbers import MISSING, numbers
-from seqssm.files.splits import unused_folds
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
 from seqssm_forecasting import zones
 from seqssm_forecasting.dates import Dates, read_dates
@@ -205,7 +205,7 @@ def _wide(table: Table, reading: Reading) -> Series:
         )
     if not asked:
         advice = f"{BY_TIME}, and {{column}} is one of the series: --data.columns lists those to read"
-        notes += unused_folds(table.frame[columns], advice)
+        notes += unused_folds(fold_columns(table.frame[columns]).values(), advice)
     series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table), axis=when)
     return _dated(series, dates, reading)
 
@@ -317,7 +317,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     note_splits(table, split_columns(table, left))
     notes = [*table.notes, *notes, f"long layout: {len(ids)} series ({', '.join(names)})"]
     notes += [f"columns ignored: {listed(left)}"] if left else []
-    notes += unused_folds(table.frame[left], BY_TIME)
+    notes += unused_folds(fold_columns(table.frame[left]).values(), BY_TIME)
     order = np.argsort(codes, kind="stable") if (np.diff(codes) < 0).any() else np.arange(len(codes))
     ends = np.cumsum(np.bincount(codes, minlength=len(ids)))
     made = []

@@ -58,6 +58,7 @@ class Columns:
         covariate: numeric column, such as the age, for a baseline.
         labels: columns of labels that are present or absent, for target ``labels``.
         several: (column, kind) of each target, for target ``several``.
+        split: column of splits or folds that the user chose, or ``none``.
     """
 
     slide: str = "slide_id"
@@ -69,6 +70,7 @@ class Columns:
     covariate: str | None = None
     labels: tuple[str, ...] = ()
     several: tuple[tuple[str, Kind], ...] = ()
+    split: str | None = None
 
     @property
     def flag(self) -> str:

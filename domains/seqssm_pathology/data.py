@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,8 +46,10 @@ class BagData(DataModule):
             labels that are present or absent), or ``several`` targets at once.
         level: whether a record is a case or a slide; ``auto``: a slide if the labels of many cases differ between
             their slides, else a case.
-        folds: number of folds (those of the manifest if a column has that number of them or a multiple, otherwise
-            stratified ones by patient), a folder of CLAM split files, or a column of splits (``split``, ``is_train``).
+        folds: number of folds (those of the manifest if it has a column of folds, otherwise stratified ones by
+            patient), a folder of CLAM split files, or a column of splits (``split``, ``is_train``).
+        split_column: column of folds or splits, for a number of folds; ``none``: folds are generated although the
+            manifest has some.
         fold: index of the test fold.
         inner: fraction of the training split used for validation instead of the split's own validation records; 0
             disables validation and trains the fixed number of epochs. By default the split's own records, or 0.1 if it
@@ -85,7 +88,7 @@ class BagData(DataModule):
     collate = staticmethod(pack)
     paths: ClassVar = (*DataModule.paths, "manifest", "features", "families", "folds")
     sources: ClassVar = (("manifest", "features"), ("dataset",))
-    split_options: ClassVar = ("folds", "fold", "inner", "split_seed")
+    split_options: ClassVar = ("folds", "fold", "split_column", "inner", "split_seed")
     fixed: ClassVar = ("target", "bins", "standardise", "clip")
     neutral: ClassVar = (*DataModule.neutral, "cache_gb", "max_instances")
     limits: ClassVar = LIMITS
@@ -99,6 +102,7 @@ class BagData(DataModule):
         level: Level = "auto",
         folds: int | str = 5,
         fold: int = 0,
+        split_column: str | None = None,
         inner: float | None = None,
         split_seed: int = 1,
         bins: int = 4,
@@ -142,7 +146,7 @@ class BagData(DataModule):
         self.target, self.bins, self.invalid = target, bins, invalid
         self.columns = Columns(
             slide_column, case_column, label_column, time_column, censor_column, event_column, covariate_column,
-            tuple(label_columns or ()), tuple((targets or {}).items()),
+            tuple(label_columns or ()), tuple((targets or {}).items()), split_column,
         )  # fmt: skip
         self.manifest: Manifest | None = None
         self.source: BagFolder | TokenTable | None = None
@@ -248,8 +252,9 @@ class BagData(DataModule):
             if self.target == "several":
                 classes = {head.name: head.classes for head in self.heads if isinstance(head, ClassHead)}
         table, bags = (path, None) if self.frame is None else read_frame(self.frame, self.columns)
+        columns = replace(self.columns, split=None) if self.external else self.columns
         decimal = self.hparams["decimal"]
-        return read_manifest(table, self.target, self.columns, self.invalid, classes, level, decimal), bags
+        return read_manifest(table, self.target, columns, self.invalid, classes, level, decimal), bags
 
     def require_folds(self, folds: Sequence[int]) -> None:
         manifest, _ = self._read(self.find()[0])
@@ -280,7 +285,7 @@ class BagData(DataModule):
             if h["dataset"] is None:
                 raise InputError("--data.folds published applies to public data sets only; pass a number or a folder")
             folds, tell = str(self.find()[0].parent / "splits"), lambda line: None
-        parts = splits.split_of(manifest, folds, fold, h["split_seed"], tell)
+        parts = splits.split_of(manifest, folds, fold, h["split_seed"], tell, h["split_column"])
         return self._validation(parts, manifest)
 
     def _validation(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:

@@ -18,9 +18,10 @@ import numpy as np
 
 from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.dialect import TableOptions
+from seqssm.files.folds import is_fold_column
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import Decimal
-from seqssm.files.splits import is_fold_column, split_column, split_of_flag
+from seqssm.files.splits import NO_COLUMN, split_column, split_of_flag
 from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
 from seqssm.metrics.classes import RARE, class_list, rare_classes
@@ -44,7 +45,6 @@ DIFFERING, DIFFERING_FRACTION = (
     3,
     0.2,
 )  # minimum number and fraction of cases with differing slide labels for which slides are the records
-SPLIT_COLUMNS = ("split", "subset", "partition")
 UNNAMED = "unnamed first column"  # a note of the table reader that is of no use to users
 
 
@@ -212,6 +212,8 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
         if name not in table.frame and name != usual:  # a typo here would put slides of one patient in two splits
             whose = "in the model's training" if target is None else f"--data.{option}"
             raise no_column(name, table.columns, option=whose, file=path)
+    if target is not None and columns.split not in (None, NO_COLUMN, *table.frame):
+        raise no_column(str(columns.split), table.columns, option="--data.split_column", file=path)
     if columns.case not in table.frame:
         say(f"{path}: no column {columns.case}: every slide is treated as a separate case")
 
@@ -320,7 +322,7 @@ def _marks(table: Table, rows: list[_Row], columns: Columns, level: str) -> dict
     """Return the distinct cells of each record in the columns of splits, by column."""
     found: dict[str, dict[str, list[str]]] = {}
     for name in table.columns:
-        named = name.lower() in SPLIT_COLUMNS or is_fold_column(name) or split_of_flag(name)
+        named = name == columns.split or is_fold_column(name) or split_of_flag(name)
         if name in columns.used or not (named or split_column(table, [name])):
             continue
         own = found.setdefault(name, {})

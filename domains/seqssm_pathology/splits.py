@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import InputError, no_column
+from seqssm.files.folds import FoldColumn, chosen_folds, read_folds
 from seqssm.files.splits import (
     FLAGS,
+    NO_COLUMN,
     SPLIT_NAMES,
     TRUE,
-    fold_columns,
-    ranks_of_folds,
     split_files,
     split_of_cell,
-    unused_folds,
+    split_of_flag,
 )
 from seqssm.files.tables import Table
 from seqssm_pathology.answers import MISSING
@@ -46,90 +46,125 @@ def split_file(folder: Path, fold: int) -> Path:
     return files[fold]
 
 
-def split_of(manifest: Manifest, folds: str, fold: int, seed: int, tell: Callable[[str], None]) -> dict[str, list[str]]:
-    """Return the record ids of each split, by the option ``folds``.
+def split_of(
+    manifest: Manifest, folds: str, fold: int, seed: int, tell: Callable[[str], None], column: str | None = None
+) -> dict[str, list[str]]:
+    """Return the record ids of each split, by the options ``folds`` and ``split_column``.
 
     Args:
         manifest: manifest of the records.
         folds: number of folds, a folder of split files, or a column of splits of the manifest. Folds are those of the
-            manifest if a column has that number of them (or a multiple), otherwise generated.
+            manifest if it has a column of folds, otherwise generated.
         fold: index of the test fold.
         seed: random seed of generated folds.
         tell: prints a line.
+        column: column of splits or folds, `NO_COLUMN` for generated folds; by default the only column of folds.
 
     Raises:
         InputError: there is no such fold, folder or column, or the split is unusable.
     """
     if folds.isdigit():
-        own = own_folds(manifest, int(folds), fold, tell)
-        _report_unused(manifest, tell, own is not None)
+        if column == NO_COLUMN:
+            return make_split(manifest, int(folds), fold, seed)
+        cells = {name: _cells(name, manifest) for name in manifest.marks}
+        own = None if column is not None and split_of_flag(column) else chosen_folds(cells, column)
+        if column is not None and own is None:
+            return one_split(column, fold, manifest)
+        _report_unused(manifest, tell, None if own is None else own.name)
         if own is not None:
-            return own
+            return own_folds(manifest, own, int(folds), fold, tell)
         return make_split(manifest, int(folds), fold, seed)
-    if folds in manifest.marks and not Path(folds).is_dir():
-        if fold != 0:
-            raise InputError(f"--data.fold {fold}: the column {folds} has one split, --data.fold 0")
-        return read_column(folds, manifest)
-    file, parts = read_folds(Path(folds), fold, manifest)
+    if folds in manifest.marks and column is None and not Path(folds).is_dir():
+        numbered = None if split_of_flag(folds) else read_folds(folds, _cells(folds, manifest))
+        if numbered is not None:
+            message = f"--data.folds {folds}: the column holds folds ({numbered.span()}); pass "
+            raise InputError(f"{message}--data.folds {numbered.count} --data.split_column {folds}", file=manifest.path)
+        return one_split(folds, fold, manifest)
+    if column is not None:
+        message = f"--data.split_column {column} has no effect beside --data.folds {folds}; leave one of them out"
+        raise InputError(message)
+    file, parts = read_split_files(Path(folds), fold, manifest)
     if not parts["test"]:
         tell(f"{file}: no test split; its validation split is tested")
     return parts
 
 
-def _report_unused(manifest: Manifest, tell: Callable[[str], None], folds: bool) -> None:
-    """Report the columns of splits of the manifest, which are not used; also those of folds, unless `folds` are."""
-    columns = {name: [cell for own in cells.values() for cell in own] for name, cells in manifest.marks.items()}
-    several = len(fold_columns(columns)) > 1
-    advice = "remove the others, or pass a folder of split files" if several else "--data.folds {count} uses it"
-    for said in () if folds else unused_folds(columns, advice):
-        tell(f"{manifest.path}: warning: {said}")
-    others = [name for name in columns if not unused_folds({name: columns[name]}, "")]
+def one_split(column: str, fold: int, manifest: Manifest) -> dict[str, list[str]]:
+    """Read the splits of a column of the manifest (`read_column`), which has no folds.
+
+    Args:
+        column: name of the column.
+        fold: index of the test fold, which must be 0.
+        manifest: manifest of the records.
+
+    Raises:
+        InputError: another fold, or a cell that is not a split.
+    """
+    if fold != 0:
+        raise InputError(f"--data.fold {fold}: the column {column} has one split, --data.fold 0")
+    return read_column(column, manifest)
+
+
+def _cells(column: str, manifest: Manifest) -> list[str]:
+    """The cells of a column of marks: the distinct ones of the first record, of the second one, ..."""
+    return [cell for own in manifest.marks[column].values() for cell in own]
+
+
+def _report_unused(manifest: Manifest, tell: Callable[[str], None], used: str | None) -> None:
+    """Report the columns of splits of the manifest, of which at most the one of folds is used."""
+    others = [name for name in manifest.marks if name != used]
     if others:
         usable = next((name for name in others if _holds_splits(name, manifest)), None)
-        how = f"--data.folds {usable} uses it as the split" if usable else "it does not hold train, val and test"
+        how = f"--data.split_column {usable} uses it" if usable else "it does not hold train, val and test"
         how += "" if usable else "; for given folds, --data.folds takes a folder of split files, one per fold"
         tell(f"{manifest.path}: warning: the column {' and '.join(others)} is not used; {how}")
 
 
-def own_folds(manifest: Manifest, count: int, fold: int, tell: Callable[[str], None]) -> dict[str, list[str]] | None:
+def own_folds(
+    manifest: Manifest, column: FoldColumn, count: int, fold: int, tell: Callable[[str], None]
+) -> dict[str, list[str]]:
     """Make the split of a fold from the folds of the manifest: fold `fold` is the test set, the next one validation.
 
     Args:
         manifest: manifest of the records.
+        column: column of folds, with the cells of all records.
         count: number of folds, at least 3.
         fold: index of the test fold.
         tell: prints a line.
 
-    Returns:
-        The record ids by split; None if there is not one column of folds, whose number is a multiple of `count`.
-
     Raises:
-        InputError: a record has no fold or several, a patient is in two folds, or `fold` is out of range.
+        InputError: a record has no fold or several, a patient is in two folds, the column has folds of another number,
+            or `fold` is out of range.
     """
-    columns = {name: [cell for own in cells.values() for cell in own] for name, cells in manifest.marks.items()}
-    found = fold_columns(columns)
-    if len(found) != 1 or count < 3:
-        return None
-    ((column, folds),) = found.items()
-    if len(set(folds) - {None}) % count:
-        return None
+    marks = manifest.marks[column.name]
+    ids = [name for name, cells in marks.items() for _ in cells]
+
+    def place(row: int) -> str:
+        return f"{manifest.level} {ids[row]}"
+
+    if column.damaged is None:  # an empty cell beside a fold of the same record does not count
+        with_fold = {name for name, number in zip(ids, column.numbers) if number is not None}
+        kept = [row for row, name in enumerate(ids) if column.numbers[row] is not None or name not in with_fold]
+        column, ids = column.rows(kept), [ids[row] for row in kept]
+    own: dict[str, int] = {}
+    for name, number in zip(ids, column.require(place, manifest.path)):
+        if own.setdefault(name, number) != number:
+            message = f"{manifest.level} {name} is in several folds"
+            raise InputError(message, file=manifest.path, place=f"column {column.name}")
+    if count < 3:
+        raise InputError(f"--data.folds {count}: at least 3 are needed for train, val and test")
+    ranks = column.merged(count, manifest.path, least=3)
     if not 0 <= fold < count:
         raise InputError(f"--data.fold {fold}: there are 0 to {count - 1}")
-    number_of = dict(zip(columns[column], folds))
-    own: dict[str, int] = {}
-    for name, cells in manifest.marks[column].items():
-        numbers = list({number_of[cell] for cell in cells} - {None})
-        if len(numbers) != 1:
-            message = f"{manifest.level} {name} " + ("is in several folds" if numbers else "has no fold, as others do")
-            raise InputError(message, file=manifest.path, place=f"column {column}")
-        own[name] = numbers[0]  # type: ignore[assignment]
-    apart = {f"fold {number}": [name for name in own if own[name] == number] for number in sorted(set(own.values()))}
+    apart = {
+        f"fold {column.cells[number]}": [name for name in own if own[name] == number] for number in sorted(column.cells)
+    }
     patients = require_apart(apart, manifest, manifest.path)
     if patients:
         tell(f"{manifest.path}: warning: {patients}")
-    tell(f"{manifest.path}: the folds are those of the column {column}")
-    ranks = dict(zip(own, ranks_of_folds(list(own.values()), count, "", manifest.path)))
-    return rotated(ranks, fold, count)
+    test, val = (column.names_of(rank % count, count) for rank in (fold, fold + 1))
+    tell(f"{manifest.path}: the folds are those of the column {column.name}: test {test}, validation {val}")
+    return rotated({name: ranks[number] for name, number in own.items()}, fold, count)
 
 
 def rotated(ranks: Mapping[str, int], fold: int, count: int) -> dict[str, list[str]]:
@@ -146,7 +181,7 @@ def rotated(ranks: Mapping[str, int], fold: int, count: int) -> dict[str, list[s
     return splits
 
 
-def read_folds(folder: Path, fold: int, manifest: Manifest) -> tuple[Path, dict[str, list[str]]]:
+def read_split_files(folder: Path, fold: int, manifest: Manifest) -> tuple[Path, dict[str, list[str]]]:
     """Read the split file of a fold, after checking those of all folds: a study must not stop at a later one.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,80 +88,6 @@ def split_column(table: Table, names: Sequence[str]) -> str | None:
 
 NO_COLUMN = "none"
 """Value of the options ``split_column``: a split that no column of the table determines."""
-_FOLD = re.compile(r"(?:strat|cv|k|inner|outer)?_?folds?_?(?:id|no|nr|num|number|index)?")
-
-
-def is_fold_column(column: str) -> bool:
-    """Whether the name of a column says that it holds folds: ``fold``, ``kfold``, ``strat_fold``, ``CV fold``.
-
-    Args:
-        column: name of the column.
-    """
-    return _FOLD.fullmatch(re.sub(r"[\s_.-]+", "_", column.strip().casefold())) is not None
-
-
-def folds_of(cells: Iterable[object]) -> list[int | None] | None:
-    """Read the cells of a column of numbered folds; missing cells are None. None if they are no folds.
-
-    Args:
-        cells: the cells.
-    """
-    from seqssm.files.numbers import MISSING
-
-    found: list[int | None] = []
-    for cell in cells:
-        text = str(cell).strip()
-        number = re.fullmatch(r"(\d{1,9})(?:\.0)?", text)
-        if number is None and text.lower() not in MISSING:
-            return None
-        found.append(int(number[1]) if number else None)
-    return found if len(set(found) - {None}) > 1 else None
-
-
-def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, list[int | None]]:
-    """Return the columns that hold numbered folds by their names and cells, as `folds_of` reads them.
-
-    Args:
-        columns: cells of columns, by column.
-    """
-    read = {name: folds_of(columns[name]) for name in columns if is_fold_column(name)}
-    return {name: folds for name, folds in read.items() if folds is not None}
-
-
-def unused_folds(columns: Mapping[str, Iterable[object]], advice: str) -> list[str]:
-    """Describe the columns of numbered folds that do not determine the split, one sentence per column.
-
-    Args:
-        columns: cells of the columns that are not used, by column.
-        advice: how the folds can be used; ``{column}`` stands for the column, ``{count}`` for the number of its folds.
-    """
-    said = []
-    for name, folds in fold_columns(columns).items():
-        numbers = sorted({fold for fold in folds if fold is not None})
-        what = f"column {name} holds folds ({numbers[0]} to {numbers[-1]}) and is not used for the split"
-        said.append(f"{what}; {advice.format(column=name, count=len(numbers))}")
-    return said
-
-
-def ranks_of_folds(numbers: Sequence[int], count: int, way_out: str, file: str | Path) -> list[int]:
-    """Number the folds of a table 0, 1, ..., count - 1 in their order; every `count`-th of more folds is one of them.
-
-    Args:
-        numbers: fold of each record.
-        count: number of folds of a cross-validation.
-        way_out: what else to do, for the message.
-        file: the table.
-
-    Raises:
-        InputError: the number of the table's folds is not a multiple of `count`.
-    """
-    distinct = sorted(set(numbers))
-    if len(distinct) % count:
-        raise InputError(
-            f"has {len(distinct)} folds, not {count}: use --folds {len(distinct)}, or {way_out}", file=file
-        )
-    ranks = {number: rank % count for rank, number in enumerate(distinct)}
-    return [ranks[number] for number in numbers]
 
 
 _PATIENT = re.compile(

@@ -89,7 +89,7 @@ def test_folds_of_the_table(records, capsys):
     assert {data.labelled[k].fold for k in data.split["test"]} == {2}
     data = data_of(records, frame(fold=[n % 6 for n in range(COUNT)]), fold=1, folds=3)  # two folds make one
     assert {data.labelled[k].fold for k in data.split["test"]} == {1, 4}
-    assert "folds of the table" in capsys.readouterr().out
+    assert "fold 1 of 3, test 1 and 4 and validation 2 and 5 of the table" in capsys.readouterr().out
 
 
 def test_patients_are_kept_together_and_missing_ones_reported(records, capsys):
@@ -254,11 +254,12 @@ def test_none_is_no_column_even_if_one_has_that_name(records, capsys):
     ("cells", "options", "message"),
     [
         ({"split": ["adult", "child"] * 12}, {}, "line 2, column split: split 'adult': .* or none for a random split"),
-        ({"fold": ["A", "B"] * 12}, {}, "line 2, column fold: 'A' is not a number; .* or none for a random split"),
+        ({"fold": ["high", "low"] * 12}, {}, "line 2, column fold: 'high' is not a number; .* or none for a random"),
+        ({"fold": ["0x", *[1, 2, 3] * 8][:COUNT]}, {}, "line 2: '0x' is not a fold such as 1; .* or none for a random"),
         (
-            {"part": ["A", "B"] * 12},
+            {"part": ["high", "low"] * 12},
             {"split_column": "part"},
-            r"line 2, column part: 'A' \(--data.split_column\)",
+            r"line 2, column part: 'high' \(--data.split_column\)",
         ),
         ({}, {"split_column": "part"}, r"line 1: has no column part \(--data.split_column\)"),
     ],
@@ -280,8 +281,12 @@ def test_columns_of_folds_are_read_or_reported(records, capsys):
     assert {data.labelled[k].fold for k in data.split["test"]} == {4}
     assert "column kfold read as fold" in capsys.readouterr().out
     data_of(records, table.assign(cv_fold=table.kfold))
-    what = "column kfold holds folds (0 to 4) and is not used for the split; --data.split_column kfold uses them"
+    what = "column cv_fold holds folds (0 to 4) and is not used for the split; --data.split_column cv_fold uses them"
     assert what in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"the columns kfold and cv_fold hold folds: choose one with --data.split_col"):
+        data_of(records, table.assign(cv_fold=[n % 4 for n in range(COUNT)]))
+    data = data_of(records, table.assign(kfold=[f"fold{n % 5}" for n in range(COUNT)]))
+    assert {data.labelled[k].fold for k in data.split["test"]} == {4}
 
 
 def test_columns_with_other_cells_are_no_splits(records, capsys):

@@ -225,10 +225,10 @@ def test_the_split_files_of_all_folds_are_checked(tmp_path, capsys):
         table(tmp_path, f",train,val,test\n0,{text}\n", f"splits_{fold}.csv")
     for fold in range(3):
         with pytest.raises(InputError, match=r"splits_2\.csv: case c is in train and in test; it belongs to one split"):
-            splits.read_folds(tmp_path, fold, known)
+            splits.read_split_files(tmp_path, fold, known)
     table(tmp_path, ",train,val,test\n0,c,d,a\n", "splits_2.csv")
     capsys.readouterr()
-    path, parts = splits.read_folds(tmp_path, 1, known)
+    path, parts = splits.read_split_files(tmp_path, 1, known)
     assert (path.name, parts) == ("splits_1.csv", {"train": ["b"], "val": ["c"], "test": ["d"]})
     message = capsys.readouterr().err
     assert message.count("in no split and not used") == 1, "the other folds are checked without messages"
@@ -305,7 +305,7 @@ def test_flags_of_clam_are_splits(text, tmp_path, capsys):
     (tmp_path / "folds").mkdir()
     table(tmp_path / "folds", text, "splits_0_bool.csv")
     table(tmp_path / "folds", ",train,val,test\n0,1,1,0\n1,0,0,1\n", "splits_0_descriptor.csv")
-    path, found = splits.read_folds(tmp_path / "folds", 0, known)
+    path, found = splits.read_split_files(tmp_path / "folds", 0, known)
     assert path.name == "splits_0_bool.csv"
     assert found == {"train": ["a"], "val": ["b"], "test": ["c"]}
     assert "1 cases of the manifest are in no split and not used (first: d)" in capsys.readouterr().err

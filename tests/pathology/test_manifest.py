@@ -295,7 +295,7 @@ def test_a_column_of_the_manifest_is_the_split(column, cells, expected, tmp_path
     ] == expected.split()
     assert ("4 cases have no split in the column" in capsys.readouterr().err) == ("-" in expected)
     splits.split_of(found, "3", 0, 1, print)
-    assert f"the column {column} is not used; --data.folds {column} uses it as the split" in capsys.readouterr().out
+    assert f"the column {column} is not used; --data.split_column {column} uses it" in capsys.readouterr().out
     with pytest.raises(InputError, match=f"--data.fold 1: the column {column} has one split"):
         splits.split_of(found, column, 1, 1, print)
 
@@ -313,28 +313,43 @@ def test_the_folds_of_the_manifest_are_used(tmp_path, capsys, name):
     assert f"the folds are those of the column {name}" in capsys.readouterr().out
     assert parts["test"] == [f"C{k}" for k in range(20) if k % 5 == 3]
     assert parts["val"] == [f"C{k}" for k in range(20) if k % 5 == 4]
-    splits.split_of(found, "3", 0, 1, print)
-    told = capsys.readouterr().out
-    assert f"column {name} holds folds (1 to 5) and is not used for the split; --data.folds 5 uses it" in told
+    with pytest.raises(InputError, match=f"column {name} has 5 folds, not 3: use --data.folds 5, or pass --data.split"):
+        splits.split_of(found, "3", 0, 1, print)
+    splits.split_of(found, "3", 0, 1, print, "none")
+    assert capsys.readouterr().out == ""
     with pytest.raises(InputError, match=r"--data.fold 5: there are 0 to 4"):
         splits.split_of(found, "5", 5, 1, print)
     with pytest.raises(InputError, match=rf"column {name}: case C0 is in several folds"):
         splits.split_of(read(lambda k: k % 5), "5", 0, 1, print)
-    with pytest.raises(InputError, match=rf"column {name}: case C1 has no fold, as others do"):
+    with pytest.raises(InputError, match=rf"case C1: column {name}: no fold, as other rows have"):
         splits.split_of(read(lambda k: "" if k in (2, 3) else k // 2 % 5), "5", 0, 1, print)
-    splits.split_of(read(lambda k: f"{k // 2 % 5},{k // 2 % 4}", f"{name},outer_fold"), "5", 0, 1, print)
-    assert capsys.readouterr().out.count("remove the others, or pass a folder of split files") == 2
+    with pytest.raises(InputError, match=rf"case C3: column {name}: '0x' is not a fold such as 0"):
+        splits.split_of(read(lambda k: "0x" if k == 6 else k // 2 % 5), "5", 0, 1, print)
+    several = read(lambda k: f"{k // 2 % 5},{k // 2 % 4}", f"{name},outer_fold")
+    with pytest.raises(InputError, match=f"the columns {name} and outer_fold hold folds: choose one with --data.split"):
+        splits.split_of(several, "5", 0, 1, print)
+    assert splits.split_of(several, "4", 1, 1, print, "outer_fold")["test"] == [
+        f"C{k}" for k in range(20) if k % 4 == 1
+    ]
+    with pytest.raises(
+        InputError, match=r"--data.folds outer_fold: the column holds folds \(0 to 3\); pass --data.folds 4"
+    ):
+        splits.split_of(several, "outer_fold", 0, 1, print)
+    with pytest.raises(
+        InputError, match=r"--data.split_column outer_fold has no effect beside --data.folds outer_fold"
+    ):
+        splits.split_of(several, "outer_fold", 0, 1, print, "outer_fold")
+    two = read(lambda k: f"fold{1 + k // 2 % 2}")
+    with pytest.raises(InputError, match=r"has 2 folds, not 5: pass --data.split_column none for random folds"):
+        splits.split_of(two, "5", 0, 1, print)
+    capsys.readouterr()
     found = read(lambda k: f"{k // 2 % 5}{'.0' * (k % 2)},{'test' if k // 2 % 5 == 1 else 'train'}", f"{name},split")
     splits.split_of(found, "5", 0, 1, print)
     told = capsys.readouterr().out
     assert f"the folds are those of the column {name}" in told
-    assert "the column split is not used; --data.folds split uses it" in told
+    assert "the column split is not used; --data.split_column split uses it" in told
     assert "holds folds" not in told
-    found = read(lambda k: f"{k // 2 % 4},{'test' if k // 2 % 5 == 1 else 'train'}", f"{name},split")
-    splits.split_of(found, "5", 0, 1, print)
-    told = capsys.readouterr().out
-    assert f"column {name} holds folds (0 to 3)" in told
-    assert "the column split is not used; --data.folds split uses it" in told
+    assert splits.split_of(found, "5", 0, 1, print, "split")["test"] == [f"C{k}" for k in range(20) if k % 5 == 1]
 
 
 def test_columns_of_splits_that_cannot_be_used(tmp_path):

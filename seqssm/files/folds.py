@@ -1,0 +1,211 @@
+"""Columns of folds of the users' tables: found by their names, with numbers or names of folds in their cells."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seqssm.errors import InputError
+
+_NAME = re.compile(
+    r"(?:(?:strat|cv|k|inner|outer|test|val)_?)*folds?_?(?:id|no|nr|num|number|index|split|group)?"
+    r"|(?:cv|x_?val|cross_?val(?:idation)?)(?:_?(?:id|split|group|part|partition|set))?"
+    r"|splits?|partitions?|subset"
+)
+OTHER = "or pass --data.split_column none for random folds"
+_CELL = re.compile(r"(?:([^\W\d_]+)[\s_.:#-]*)?(\d{1,9})(?:\.0+)?")
+
+
+@dataclass(frozen=True)
+class FoldColumn:
+    """A column of folds.
+
+    Attributes:
+        name: name of the column.
+        numbers: fold of each row; None where the cell is empty or damaged.
+        cells: names of the folds as in the table, by number.
+        damaged: first row whose cell is not a fold, and the cell; None if all are.
+        others: further columns of folds, none of which was chosen.
+        decides: whether the user chose the column, or its name says that it determines the split.
+    """
+
+    name: str
+    numbers: list[int | None]
+    cells: dict[int, str]
+    damaged: tuple[int, str] | None = None
+    others: tuple[str, ...] = ()
+    decides: bool = False
+
+    def rows(self, which: Iterable[int]) -> FoldColumn:
+        """Select rows.
+
+        Args:
+            which: indices of the rows.
+        """
+        chosen = list(which)
+        damaged = None
+        if self.damaged is not None and self.damaged[0] in chosen:
+            damaged = (chosen.index(self.damaged[0]), self.damaged[1])
+        return replace(self, numbers=[self.numbers[row] for row in chosen], damaged=damaged)
+
+    @property
+    def count(self) -> int:
+        """Number of folds."""
+        return len(self.cells)
+
+    def span(self) -> str:
+        """Describe the folds: ``0 to 4``."""
+        ordered = [self.cells[number] for number in sorted(self.cells)]
+        return f"{ordered[0]} to {ordered[-1]}"
+
+    def require(self, place: Callable[[int], str], file: str | Path) -> list[int]:
+        """Return the fold of each row.
+
+        Args:
+            place: place of a row, for messages.
+            file: the table.
+
+        Raises:
+            InputError: several columns hold folds, or a row has no fold.
+        """
+        if self.others:
+            names = " and ".join((self.name, *self.others))
+            raise InputError(f"the columns {names} hold folds: choose one with --data.split_column, {OTHER}", file=file)
+        if self.damaged is not None:
+            row, cell = self.damaged
+            first = self.cells[min(self.cells)]
+            message = f"column {self.name}: {cell!r} is not a fold such as {first}; correct it, {OTHER}"
+            raise InputError(message, file=file, place=place(row))
+        found = [number for number in self.numbers if number is not None]
+        if len(found) < len(self.numbers):
+            message = f"column {self.name}: no fold, as other rows have; fill it in, {OTHER}"
+            raise InputError(message, file=file, place=place(self.numbers.index(None)))
+        return found
+
+    def merged(self, count: int, file: str | Path, least: int = 2) -> dict[int, int]:
+        """Number the folds 0, 1, ..., `count` - 1 in their order; every `count`-th of more folds is one of them.
+
+        Args:
+            count: number of folds of a cross-validation.
+            file: the table.
+            least: minimum number of folds of the domain.
+
+        Raises:
+            InputError: the number of the table's folds is not a multiple of `count`.
+        """
+        if self.count % count:
+            way_out = f"use --data.folds {self.count}, {OTHER}" if self.count >= least else OTHER.removeprefix("or ")
+            raise InputError(f"column {self.name} has {self.count} folds, not {count}: {way_out}", file=file)
+        return {number: rank % count for rank, number in enumerate(sorted(self.cells))}
+
+    def names_of(self, rank: int, count: int) -> str:
+        """Name the folds of the table that are one of `count` folds: ``1 and 6``.
+
+        Args:
+            rank: the fold, from 0.
+            count: number of folds.
+        """
+        return " and ".join(self.cells[number] for number in sorted(self.cells)[rank::count])
+
+
+def is_fold_column(column: str) -> bool:
+    """Whether the name of a column says that it may hold folds: ``kfold``, ``strat_fold``, ``CV fold``, ``cv``.
+
+    Args:
+        column: name of the column.
+    """
+    return _NAME.fullmatch(re.sub(r"[\s_.-]+", "_", column.strip().casefold())) is not None
+
+
+def read_folds(name: str, cells: Iterable[object]) -> FoldColumn | None:
+    """Read a column of folds: numbers, or numbered words (``fold1``) or letters; None if most cells are no folds.
+
+    Args:
+        name: name of the column.
+        cells: its cells.
+    """
+    from seqssm.files.numbers import MISSING
+
+    texts = [str(cell).strip() for cell in cells]
+    known = {text: _fold_of(text) for text in set(texts) if text.lower() not in MISSING}
+    counts = Counter(text for text in texts if text in known)
+    words: Counter[str] = Counter()
+    for text, fold in known.items():
+        if fold is not None:
+            words[fold[0]] += counts[text]
+    if not words or 2 * max(words.values()) <= counts.total():
+        return None
+    word = words.most_common(1)[0][0]
+    folds = {text: fold[1] for text, fold in known.items() if fold is not None and fold[0] == word}
+    shown: dict[int, str] = {}
+    for text in sorted(folds, key=lambda text: (len(text), text)):
+        shown.setdefault(folds[text], text)
+    if len(shown) < 2:
+        return None
+    damaged = next(((row, text) for row, text in enumerate(texts) if text in known and text not in folds), None)
+    return FoldColumn(name, [folds.get(text) for text in texts], shown, damaged)
+
+
+def _fold_of(text: str) -> tuple[str, int] | None:
+    """Return the word before the number of a fold and the number; those of a single letter are its place in a-z."""
+    if re.fullmatch("[A-Za-z]", text):
+        return "a letter", ord(text.lower()) - ord("a")
+    found = _CELL.fullmatch(text)
+    return ((found[1] or "").casefold(), int(found[2])) if found else None
+
+
+def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, FoldColumn]:
+    """Return the columns that hold folds by their names and cells, without copies of others.
+
+    Columns without "fold" in the name hold at least three.
+
+    Args:
+        columns: cells of columns, by column.
+    """
+    read = {name: read_folds(name, columns[name]) for name in columns if is_fold_column(name)}
+    least = {name: 2 if "fold" in name.casefold() else 3 for name in read}
+    found: dict[str, FoldColumn] = {}
+    for name, folds in read.items():
+        if folds is not None and folds.count >= least[name]:
+            equal = any((one.numbers, one.damaged) == (folds.numbers, folds.damaged) for one in found.values())
+            found |= {} if equal else {name: folds}
+    return found
+
+
+def chosen_folds(columns: Mapping[str, Iterable[object]], name: str | None) -> FoldColumn | None:
+    """Return the column of folds: the chosen one, or the only one; None if there is none.
+
+    Of several, the first one is returned with the names of the `others`.
+
+    Args:
+        columns: cells of columns, by column.
+        name: column that the user chose; None searches.
+    """
+    if name is not None:
+        found = read_folds(name, columns[name])
+        return None if found is None else replace(found, decides=True)
+    several = list(fold_columns(columns).values())
+    if not several:
+        return None
+    split = next((one for one in several if one.name.strip().casefold() == "split"), None)
+    first = replace(several[0] if split is None else split, decides=split is not None)
+    return replace(first, others=tuple(one.name for one in several if one.name != first.name))
+
+
+def unused_folds(found: Iterable[FoldColumn], advice: str) -> list[str]:
+    """Describe columns of folds that do not determine the split, one sentence per column.
+
+    Args:
+        found: the columns.
+        advice: how the folds can be used; ``{column}`` stands for the column, ``{count}`` for the number of its folds.
+    """
+    said = []
+    for one in found:
+        what = f"column {one.name} holds folds ({one.span()}) and is not used for the split"
+        if one.others:
+            what = f"the columns {' and '.join((one.name, *one.others))} hold folds and are not used for the split"
+        said.append(f"{what}; {advice.format(column=one.name, count=one.count)}")
+    return said

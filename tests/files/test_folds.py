@@ -1,0 +1,80 @@
+"""Columns of folds: their names, their cells, and what is damaged."""
+
+from __future__ import annotations
+
+import pytest
+
+from seqssm.files.folds import chosen_folds, fold_columns, is_fold_column, read_folds
+
+NAMES = ("fold", "KFold", "CV fold", "strat_fold", "outer-fold", "test_fold", "fold_id", "cv", "CV split", "partition")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_folds(name):
+    assert is_fold_column(name)
+
+
+@pytest.mark.parametrize("name", ["fold_change", "log2fold", "manifold", "cvd", "scaffold", "unfolded", "label"])
+def test_other_names(name):
+    assert not is_fold_column(name)
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["0", "1", "2", "1"], [0, 1, 2, 1]),
+        (["0.0", "1.0", "", "NaN"], [0, 1, None, None]),
+        (["fold1", "Fold 2", "fold_3", "FOLD-10"], [1, 2, 3, 10]),
+        (["A", "b", "A", "c"], [0, 1, 0, 2]),
+    ],
+)
+def test_cells_of_folds(cells, numbers):
+    found = read_folds("fold", cells)
+    assert found is not None
+    assert (found.numbers, found.damaged) == (numbers, None)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["train", "test", "train"],
+        ["1.73", "2.41", "0.5", "2"],
+        ["1", "1", "1"],
+        ["", "nan"],
+        [],
+        ["-1", "-2", "1", "2"],
+    ],
+)
+def test_cells_that_are_no_folds(cells):
+    assert read_folds("fold", cells) is None
+
+
+@pytest.mark.parametrize("cell", ["0x", "-1", "1.5", "fold1", "A", "1e3", "２.０"])
+def test_the_first_damaged_cell_is_kept(cell):
+    found = read_folds("fold", ["1", "2", "", cell, "3", "?x"])
+    assert found is not None
+    assert found.damaged == (3, cell)
+    assert found.rows([4, 3]).damaged == (1, cell)
+    assert found.rows([0, 1]).damaged is None
+
+
+def test_ambiguous_names_need_three_folds():
+    assert list(fold_columns({"cv": ["0", "1"], "fold": ["0", "1"], "partition": ["0", "1", "2"]})) == [
+        "fold",
+        "partition",
+    ]
+
+
+def test_copies_count_once():
+    first, second = ["0", "1", "2"], ["0", "1", "1"]
+    assert list(fold_columns({"fold": first, "kfold": first})) == ["fold"]
+    found = chosen_folds({"fold": first, "kfold": first, "cv_fold": second}, None)
+    assert found is not None
+    assert found.others == ("cv_fold",)
+
+
+def test_merged_folds_are_named():
+    found = read_folds("fold", [f"fold{k}" for k in range(10)])
+    assert found is not None
+    assert found.merged(5, "a.csv")[7] == 2
+    assert found.names_of(2, 5) == "fold2 and fold7"
