@@ -41,7 +41,7 @@ class BagData(DataModule):
         manifest: table of slides, cases and labels (CSV or .xlsx), or a data frame.
         features: folder of bags (``.h5``, ``.pt``, ``.npy``), or a value table (``.h5``, ``.csv``). A data frame may
             name its bags instead (`seqssm_pathology.frames`).
-        dataset: name of a public data set (``seqssm data list``), as an alternative to both.
+        dataset: name of a public data set (``seqssm data list``); replaced by `manifest` and `features`.
         target: prediction target: ``classification``, ``survival``, ``regression`` (a number), ``labels`` (several
             labels that are present or absent), or ``several`` targets at once.
         level: whether a record is a case or a slide; ``auto``: a slide if the labels of many cases differ between
@@ -136,8 +136,9 @@ class BagData(DataModule):
             manifest = self.hparams["manifest"] = None
         if manifest is not None and features is None:
             raise InputError(SOURCES)
-        if dataset is not None and (manifest is not None or features is not None):
-            raise InputError("--data.dataset cannot be combined with --data.manifest and --data.features")
+        if features is not None or self.frame is not None:
+            dataset = None  # the user's own files replace a preset's data set
+        self.dataset = dataset
         if order == "family" and families is None and dataset != "gbmlgg":
             raise InputError("--data.order family requires --data.families FILE")
         for name, needed in (("label_columns", "labels"), ("targets", "several")):
@@ -185,13 +186,13 @@ class BagData(DataModule):
 
     def use_frame(self, frame: pd.DataFrame) -> None:
         """Use a manifest in memory; its paths are relative to the current folder."""
-        self.frame = frame
+        self.frame, self.dataset = frame, None
 
     def find(self) -> tuple[Path, Path, Path | None]:
         """Return the paths (manifest, features, families)."""
         h = self.hparams
         families = None if h["families"] is None else Path(h["families"])
-        name = h["dataset"]
+        name = self.dataset
         if self.frame is not None:
             return Path("DataFrame"), Path(h["features"] or "DataFrame"), families
         if name is None:
@@ -282,7 +283,7 @@ class BagData(DataModule):
             return {"train": [], "val": [], "test": list(manifest.cases)}
         folds, tell = str(h["folds"]), rank_zero_only(say)
         if folds == "published":
-            if h["dataset"] is None:
+            if self.dataset is None:
                 raise InputError("--data.folds published applies to public data sets only; pass a number or a folder")
             folds, tell = str(self.find()[0].parent / "splits"), lambda line: None
         parts = splits.split_of(manifest, folds, fold, h["split_seed"], tell, h["split_column"])

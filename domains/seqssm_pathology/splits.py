@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.folds import FoldColumn, chosen_folds, read_folds
+from seqssm.files.folds import FoldColumn, chosen_folds, fold_columns, read_folds
 from seqssm.files.splits import (
     FLAGS,
     NO_COLUMN,
@@ -112,7 +112,8 @@ def _cells(column: str, manifest: Manifest) -> list[str]:
 
 def _report_unused(manifest: Manifest, tell: Callable[[str], None], used: str | None) -> None:
     """Report the columns of splits of the manifest, of which at most the one of folds is used."""
-    others = [name for name in manifest.marks if name != used]
+    folds = fold_columns({name: _cells(name, manifest) for name in manifest.marks})
+    others = [name for name in manifest.marks if name not in (used, *folds)]
     if others:
         usable = next((name for name in others if _holds_splits(name, manifest)), None)
         how = f"--data.split_column {usable} uses it" if usable else "it does not hold train, val and test"
@@ -162,8 +163,7 @@ def own_folds(
     patients = require_apart(apart, manifest, manifest.path)
     if patients:
         tell(f"{manifest.path}: warning: {patients}")
-    test, val = (column.names_of(rank % count, count) for rank in (fold, fold + 1))
-    tell(f"{manifest.path}: the folds are those of the column {column.name}: test {test}, validation {val}")
+    tell(f"{manifest.path}: the folds are those of the column {column.name}; test {column.names_of(fold, count)}")
     return rotated({name: ranks[number] for name, number in own.items()}, fold, count)
 
 

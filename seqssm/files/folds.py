@@ -11,7 +11,7 @@ from pathlib import Path
 from seqssm.errors import InputError
 
 _NAME = re.compile(
-    r"(?:(?:strat|cv|k|inner|outer|test|val)_?)*folds?_?(?:id|no|nr|num|number|index|split|group)?"
+    r"(?:(?:strat|cv|k|inner|outer|test|val)_?)*folds?_?(?:id|no|nr|num|number|index|split|group)?_?\d*"
     r"|(?:cv|x_?val|cross_?val(?:idation)?)(?:_?(?:id|split|group|part|partition|set))?"
     r"|splits?|partitions?|subset"
 )

@@ -6,7 +6,7 @@ import pytest
 
 from seqssm.files.folds import chosen_folds, fold_columns, is_fold_column, read_folds
 
-NAMES = ("fold", "KFold", "CV fold", "strat_fold", "outer-fold", "test_fold", "fold_id", "cv", "CV split", "partition")
+NAMES = ("fold", "KFold", "CV fold", "strat_fold", "outer-fold", "test_fold", "fold2", "cv", "CV split", "partition")
 
 
 @pytest.mark.parametrize("name", NAMES)
