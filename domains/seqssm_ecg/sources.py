@@ -13,38 +13,22 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.folds import fold_columns, is_fold_column, read_folds, unused_folds
+from seqssm.files.folds import fold_columns, unused_folds
 from seqssm.files.labels import read_label_cells
-from seqssm.files.numbers import MISSING
 from seqssm.files.splits import (
     NO_COLUMN,
     SPLIT_NAMES,
-    is_patient_column,
-    patient_column,
-    split_column,
-    split_of_cell,
     split_of_flag,
 )
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts
+from seqssm_ecg.columns import COLUMNS, OTHER_FOLD, UNKNOWN, choose_split, ignored_split, number_folds, rename
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
 from seqssm_ecg.headers import read_header
 from seqssm_ecg.labels import Classes, parse_scp_codes
 from seqssm_ecg.recording import ArraySpec
 
-COLUMNS = ("path", "labels", "patient", "fold", "split", "source", "age", "sex", "rate_hz")
-"""Columns of a manifest with a fixed meaning; all other columns are classes."""
-ALIASES = {
-    "path": ("file", "filename", "file_name", "filepath", "file_path", "record", "record_name", "recording"),
-    "labels": ("label", "dx", "diagnosis", "diagnoses"),
-    "split": ("subset", "partition"),
-}
-"""Other names of these columns; those of patients and folds are in `seqssm.files.splits`."""
-OTHER_FOLD = f"; --data.split_column names another column of folds, or {NO_COLUMN} for a random split"
 YES, NO = ("1", "1.0", "true"), ("0", "0.0", "false")
-UNKNOWN = MISSING - {"-", "--", "---", "none"}
-"""Cells whose label is unknown; a dash or "none" may stand for a negative result, and is refused in a class column."""
-"""Columns of a prediction table, which cannot be class names."""
 
 
 @dataclass
@@ -201,9 +185,9 @@ def read_manifest(
     table = read_table(path) if isinstance(path, Path) else table_of_frame(path, text=True)
     path = table.path
     if splits is not None:
-        _choose_split(table, splits)
-    _rename(table, label_columns or ())
-    _number_folds(table)
+        choose_split(table, splits)
+    rename(table, label_columns or ())
+    number_folds(table)
     _require(table, ("path",))
     columns, notes = table.columns, list(table.notes)
     rows = table.frame.to_dict("records")
@@ -230,51 +214,8 @@ def read_manifest(
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
         notes.append(f"{alone} rows without a patient: each is treated as a separate patient")
-    unread = _ignored_split(table, ignored) if splits is None else ""
+    unread = ignored_split(table, ignored) if splits is None else ""
     return Manifest(records, names, notes, bool(classes), unread, table.header)
-
-
-def _ignored_split(table: Table, ignored: Sequence[str]) -> str:
-    """Message on a column of splits that is not read, if no other column has splits or folds; else ``""``."""
-    if {"split", "fold"} & set(table.columns):
-        return ""
-    folds = list(fold_columns(table.frame[ignored]))
-    if len(folds) > 1:
-        return f"the columns {' and '.join(folds)} hold folds: choose one with --data.split_column, or {NO_COLUMN}"
-    name = split_column(table, ignored)
-    if name is None:
-        return ""
-    return (
-        f"column {name} may say in which split a record is: --data.split_column {name} splits by it, "
-        f"--data.split_column {NO_COLUMN} at random"
-    )
-
-
-def _choose_split(table: Table, name: str) -> None:
-    """Make a column of splits or folds the column ``split`` or ``fold``, in place of those that the table has."""
-    chosen = name != NO_COLUMN
-    if chosen and name not in table.columns:
-        raise no_column(name, table.columns, option="--data.split_column", file=table.path, place=table.header)
-    cells = [str(cell).strip() for cell in table.frame[name]] if chosen else []
-    usual = ("split", "fold", *ALIASES["split"])
-    dropped = [one for one in table.columns if _plain(one) in usual or is_fold_column(one)]
-    table.frame = table.frame.drop(columns=list(dict.fromkeys([*dropped, *([name] if chosen else [])])))
-    others = [one for one in dropped if one != name]
-    if others:
-        table.notes.append(f"not used, as --data.split_column is {name}: {', '.join(others)}")
-    if not chosen:
-        return
-    cells = ["" if cell.lower() in UNKNOWN else cell for cell in cells]
-    splits = [split_of_cell(cell, name) if cell else "" for cell in cells]
-    if None not in splits:
-        table.frame["split"] = splits
-        return
-    folds = read_folds(name, cells)
-    if folds is None or folds.damaged is not None:
-        wrong = splits.index(None) if folds is None or folds.damaged is None else folds.damaged[0]
-        message = f"{cells[wrong]!r} (--data.split_column) is not train, val or test, nor the number of a fold"
-        raise InputError(message, file=table.path, place=table.place(wrong, name))
-    table.frame["fold"] = cells
 
 
 def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) -> list[str]:
@@ -287,40 +228,6 @@ def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) ->
         listed = class_counts({name: counts[name] for name in classes if name in counts})
         notes.append(f"unknown labels (empty cells), left out of the loss and of all scores: {listed}")
     return notes
-
-
-def _rename(table: Table, classes: Sequence[str]) -> None:
-    """Rename columns with a fixed meaning, and report it: ``Patient ID`` becomes ``patient``."""
-    plain = {name: _plain(name) for name in table.columns if name not in classes}
-    patient = patient_column(table, list(plain))
-    same = [name for name in plain if is_patient_column(name) and name != patient]
-    if same:
-        table.frame = table.frame.drop(columns=same)
-        table.notes.append(f"the same patients as in the column {patient}, not used: {', '.join(same)}")
-    alike = {wanted: [name for name in plain if plain[name] in (wanted, *others)] for wanted, others in ALIASES.items()}
-    others = [name for name in table.columns if plain.get(name, "split") not in ("split", *ALIASES["split"])]
-    folds = fold_columns(table.frame[others])
-    alike["fold"] = ["fold"] if "fold" in plain else list(folds)
-    for wanted, found in {**alike, "patient": [] if patient is None else [patient]}.items():
-        if len(found) == 1 and found[0] != wanted:
-            table.frame = table.frame.rename(columns={found[0]: wanted})
-            table.notes.append(f"column {found[0]} read as {wanted}")
-
-
-def _number_folds(table: Table) -> None:
-    """Replace the names of folds (``fold1``, ``A``) by their numbers."""
-    folds = read_folds("fold", table.frame["fold"]) if "fold" in table.columns else None
-    if folds is None:
-        return
-    if folds.damaged is not None:
-        row, cell = folds.damaged
-        first = folds.cells[min(folds.cells)]
-        raise InputError(f"{cell!r} is not a fold such as {first}{OTHER_FOLD}", file=table.path, place=table.place(row))
-    table.frame["fold"] = ["" if number is None else str(number) for number in folds.numbers]
-
-
-def _plain(column: str) -> str:
-    return re.sub(r"[\s-]+", "_", column.lower())
 
 
 def _codes(labels: Sequence[str]) -> list[str]:
