@@ -1,4 +1,4 @@
-"""Benchmark of the Mamba-2 layer against the CPU path of transformers with the same weights."""
+"""Benchmark of the Mamba-2 layer against the CPU path of transformers with the same weights; Mamba-3 beside it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def layers(repeats: int, peer: bool, states: tuple[int, ...] = (64, 128)) -> lis
         states: `d_state` of each row.
     """
     from seqssm.nn.mamba2 import Mamba2
+    from seqssm.nn.mamba3 import Mamba3
 
     rows = []
     for d_state in states:
@@ -38,6 +39,7 @@ def layers(repeats: int, peer: bool, states: tuple[int, ...] = (64, 128)) -> lis
                 difference = (layer(x) - other(x)).square().mean().sqrt() / other(x).square().mean().sqrt()
             if difference > 1e-4:
                 raise RuntimeError(f"the layers differ by {difference:.1e} of the output")
+        modules["mamba3"] = Mamba3(SHAPE["d_model"], d_state=d_state, head_dim=SHAPE["head_dim"])
         row: dict[str, Any] = {"d_state": d_state, **SHAPE}
         for mode, run in (("forward", _forward), ("both", _both)):
             seconds: dict[str, list[float]] = {name: [] for name in modules}
@@ -45,6 +47,7 @@ def layers(repeats: int, peer: bool, states: tuple[int, ...] = (64, 128)) -> lis
                 for name, module in modules.items():
                     seconds[name].append(_timed(run, module, x))
             row |= {f"{mode}_{name}_ms": 1e3 * median(values) for name, values in seconds.items()}
+            row[f"{mode}_mamba3_by_mamba2"] = row[f"{mode}_mamba3_ms"] / row[f"{mode}_ours_ms"]
             if other is not None:
                 row[f"{mode}_times_transformers"] = row[f"{mode}_transformers_ms"] / row[f"{mode}_ours_ms"]
         rows.append(row)

@@ -11,6 +11,7 @@ from seqssm_kernels import ssd_scan, ssd_step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.rotation import rotate
 from seqssm.nn.routed import RoutedMixer
 from seqssm.nn.sizes import require_head_sizes
 from seqssm.nn.state import State
@@ -164,7 +165,7 @@ class Mamba3(RoutedMixer):
         theta = (turned % (2 * math.pi)).to(dt.dtype)
         later = steps.scatter(late)
         angle = steps.scatter(theta).unflatten(-1, (self.heads, -1))
-        B, C = _rotated(B, angle), _rotated(C, angle)
+        B, C = rotate(B, C, angle)
         kept = dt.dtype
         D = torch.stack([branch.D for branch in branches]).to(kept)
         before = self._zero_state(steps.sequences, routes, dt) if state is None else state
@@ -204,7 +205,7 @@ class Mamba3(RoutedMixer):
         z, u, dt, decay, early, turn, B, C = self._selected(x, branches)
         angle = (state["angle"].double() + turn.double().unflatten(-1, (self.heads, -1))) % (2 * math.pi)
         angle = angle.to(dt.dtype)
-        B, C = _rotated(B, angle), _rotated(C, angle)
+        B, C = rotate(B, C, angle)
         scan = state["scan"] + (dt - early)[..., None, None] * (state["x"].unsqueeze(-1) * state["B"].unsqueeze(-2))
         u = u.expand(-1, len(branches), -1, -1)
         y, scan = ssd_step(
@@ -260,7 +261,7 @@ class Mamba3(RoutedMixer):
 
     def _of_heads(self, values: Tensor, bias: Tensor) -> Tensor:
         """Repeat (..., G, N) for the heads of each group and add the bias per head: (..., H, N)."""
-        return values.repeat_interleave(self.heads // self.n_groups, dim=-2) + bias
+        return (values.unsqueeze(-2) + bias.unflatten(0, (self.n_groups, -1))).flatten(-3, -2)
 
     def _gated(self, y: Tensor, z: Tensor) -> Tensor:
         y = y if self.norm is None else self.norm(y.to(self.norm.weight.dtype)).to(y.dtype)
@@ -270,14 +271,3 @@ class Mamba3(RoutedMixer):
 def _decay(a: Tensor) -> Tensor:
     """|A| of the values of the projection."""
     return torch.where(a >= 0, 1 + a, 1 / (1 - a.clamp(max=0))).clamp(min=WEAKEST_DECAY)
-
-
-def _rotated(values: Tensor, angle: Tensor) -> Tensor:
-    """Rotate the first pairs (2i, 2i + 1) of (..., N) by angle (..., S)."""
-    turning = 2 * angle.shape[-1]
-    if turning == 0:
-        return values
-    first, second = values[..., 0:turning:2], values[..., 1:turning:2]
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
-    return torch.cat([turned, values[..., turning:]], dim=-1)
