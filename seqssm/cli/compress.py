@@ -9,6 +9,7 @@ from seqssm.cli.reading import Reading, find_reading
 from seqssm.compress.methods import METHODS, RECIPES, STATES
 from seqssm.domain import COUNT, OVERWRITE, Option
 from seqssm.errors import InputError
+from seqssm.files.outputs import require_checkpoint
 
 OPTIONS = (
     Option("--method", "bits of weights and activations", str, "w8a8", tuple(METHODS)),
@@ -30,7 +31,9 @@ OPTIONS = (
 
 def compress(argv: list[str]) -> int:
     """``seqssm compress``."""
-    reading = find_reading(argv, OPTIONS)
+    reading = find_reading(
+        argv, OPTIONS, lambda words: require_checkpoint(words.output, words.overwrite, words.words[0])
+    )
     given = build_parser(reading).parse(argv, reading.others)
     if given.output is None:
         raise InputError("--output FILE is required (.ckpt)")

@@ -8,6 +8,7 @@ from seqssm.cli.options import Parser, add
 from seqssm.cli.reading import Reading, find_reading
 from seqssm.domain import COUNT, OVERWRITE, Option
 from seqssm.errors import InputError
+from seqssm.files.outputs import require_diagnosis
 
 OPTIONS = (
     Option("--output", "table to write, .csv; the figure has the same name with .png", Path),
@@ -18,15 +19,14 @@ OPTIONS = (
 
 def diagnose(argv: list[str]) -> int:
     """``seqssm diagnose``."""
-    reading = find_reading(argv, OPTIONS)
+    reading = find_reading(argv, OPTIONS, lambda words: require_diagnosis(words.output, words.overwrite, words.words))
     given = build_parser(reading).parse(argv, reading.others)
     if given.output is None:
         raise InputError("--output FILE is required (.csv)")
+    require_diagnosis(given.output, given.overwrite, [*reading.values(given).values(), given.model, given.inputs])
     import seqssm
     from seqssm.tools import diagnose as tool
 
-    read = [*reading.values(given).values(), given.model, given.inputs]
-    tool.require_output(given.output, given.overwrite, read)
     model = seqssm.load(given.model, accelerator="cpu")
     found = tool.diagnose(model, given.inputs, reading.values(given), given.records)
     print(found.text())

@@ -8,6 +8,7 @@ from seqssm.cli.fit import split
 from seqssm.cli.options import Parser, add
 from seqssm.domain import OVERWRITE, Bounds, Option
 from seqssm.errors import InputError
+from seqssm.files.outputs import require_students
 
 BUDGET, WEIGHT = Bounds(0, 10, above=True), Bounds(0, 1)
 OPTIONS = (
@@ -32,6 +33,7 @@ def distill(argv: list[str]) -> int:
     foreign = next((word for word in overrides if word.startswith("--model")), None)
     if foreign is not None:
         raise InputError(f"{foreign.split('=')[0]}: the students have the options of the teacher, in smaller sizes")
+    require_students(given.output, given.overwrite, given.model)
     from seqssm.compress.distil import Request, distil, text
 
     request = Request(

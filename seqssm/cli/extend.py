@@ -10,6 +10,7 @@ from seqssm.cli.fit import split
 from seqssm.cli.options import Parser, add
 from seqssm.domain import ACCELERATOR, OVERWRITE, SEED, Bounds, Domain, Option
 from seqssm.errors import InputError
+from seqssm.files.outputs import require_checkpoint
 
 OPTIONS = (
     Option("--support", "labelled files with a few records of each new class", Path, many=True),
@@ -37,6 +38,7 @@ def extend(domain: Domain, argv: list[str]) -> int:
         if getattr(given, name) is None:
             raise InputError(f"--{name} FILE is required")
     options = data_options(overrides)
+    require_checkpoint(given.output, given.overwrite, given.model)
     from seqssm.incremental.learn import Recipe
     from seqssm.incremental.procedure import Request, text
     from seqssm.incremental.procedure import extend as run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 
 from seqssm.domain import Option, split_list
 from seqssm.errors import InputError, nearest, no_such_model
-from seqssm.files.disk import require_named
+from seqssm.files.disk import require_named, require_no_folder
 from seqssm.given import Values, require_needs
 
 MODELS = {
@@ -72,6 +73,7 @@ class Parser(argparse.ArgumentParser):
         if "--output=" in argv or ("--output", "") in pairwise(argv):
             require_named("")
         argv = [self._renamed(word) for word in argv]
+        self._require_files(argv)
         for word in argv:
             flag = word.split("=")[0]
             if flag.startswith("--") and len(flag) > 2 and flag not in self.flags():
@@ -85,6 +87,16 @@ class Parser(argparse.ArgumentParser):
         require_needs([action.option for action in self._actions if hasattr(action, "option")], found.values())
         self._require_models(found)
         return found
+
+    def _require_files(self, argv: list[str]) -> None:
+        """Check that names of files to write do not end in a slash, which `Path` drops."""
+        own = self.options()
+        files = {one.flag for one in own if one.writes or (one.flag == "--output" and one.type is Path)}
+        for word, following in pairwise([*argv, ""]):
+            flag, equals, value = word.partition("=")
+            name = value if equals else following
+            if flag in files and name.endswith(("/", os.sep)):
+                require_no_folder(name, flag)
 
     def _require_models(self, found: Parsed) -> None:
         """Check that runs and checkpoints exist before importing what reads them, which takes seconds."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from seqssm.cli.options import Parsed, Parser, add, require_models
 from seqssm.domain import ACCELERATOR, Bounds, Domain, Option, domains, find_domain
 from seqssm.errors import ExitCode, InputError, other_domain
+from seqssm.files.disk import require_new, require_suffix, require_writable
+from seqssm.files.outputs import TABLES
 from seqssm.given import select
 from seqssm.training.sizes import LARGEST_BATCH, PATIENCE, TIMEOUT, WAITING, most_processes
 
@@ -62,10 +64,15 @@ EVERY_SECONDS = 10.0  # between progress lines outside a terminal
 def predict(argv: list[str], domain: Domain | None = None) -> int:
     """``seqssm predict`` and ``seqssm <domain> predict``."""
     name = "seqssm predict" if domain is None else f"seqssm {domain.name} predict"
-    checkpoint = find_checkpoint(argv)
-    if checkpoint is None and any(word in ("-h", "--help") for word in argv):
+    words = loosely(argv)
+    checkpoint = None if words is None or not words.words else Path(words.words[0])
+    asks_help = any(word in ("-h", "--help") for word in argv)
+    if checkpoint is None and asks_help:
         build_parser(name, domain).parse(["--help"])
     if checkpoint is not None:
+        require_models([checkpoint])  # importing PyTorch takes seconds
+        if words is not None and words.output and not asks_help:
+            require_table(words)
         domain = domain_of(checkpoint, domain)
     parser = build_parser(name, domain)
     own = {option.flag for option in domain.predict_options} if domain else set()
@@ -108,12 +115,15 @@ def build_parser(name: str, domain: Domain | None) -> Parser:
     return parser
 
 
-def find_checkpoint(argv: list[str], common: Iterable[Option] = COMMON) -> Path | None:
-    """Find the first positional argument before the domain's options are known; None if there is none.
+def loosely(argv: list[str], common: Iterable[Option] = COMMON) -> argparse.Namespace | None:
+    """Parse a command line before the domain's options are known; None if its options are not understood.
 
     Args:
         argv: the arguments.
         common: options of the command.
+
+    Returns:
+        The options as typed, and the positional arguments as ``words``.
     """
     loose = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     loose.add_argument("words", nargs="*")
@@ -126,10 +136,24 @@ def find_checkpoint(argv: list[str], common: Iterable[Option] = COMMON) -> Path 
             else:
                 loose.add_argument(option.flag, nargs="+" if option.many else None)
     try:
-        known, _ = loose.parse_known_intermixed_args([word for word in argv if word not in ("-h", "--help")])
+        return loose.parse_known_intermixed_args([word for word in argv if word not in ("-h", "--help")])[0]
     except argparse.ArgumentError:
         return None  # the strict parser reports the error
-    return Path(known.words[0]) if known.words else None
+
+
+def require_table(words: argparse.Namespace) -> None:
+    """Check the table and the folder of figures that ``predict`` writes, before the model is opened.
+
+    Args:
+        words: result of `loosely`.
+
+    Raises:
+        InputError: another suffix, a folder, an existing file, or a folder that cannot be written.
+    """
+    require_suffix(words.output, TABLES)
+    require_new(words.output, words.overwrite or words.resume, words.words)
+    if words.figures:
+        require_writable(Path(words.figures))
 
 
 def domain_of(path: Path, wanted: Domain | None = None, studies: bool = True) -> Domain:
@@ -143,7 +167,6 @@ def domain_of(path: Path, wanted: Domain | None = None, studies: bool = True) ->
     Raises:
         InputError: the checkpoint is not usable, or belongs to another domain than `wanted`.
     """
-    require_models([path])  # importing PyTorch takes seconds
     from seqssm.training import checkpoint, ensemble
 
     path = ensemble.find(path) if studies else checkpoint.find_checkpoint(path)
@@ -158,13 +181,12 @@ def build_job(options: Parsed, domain: Domain | None) -> Job:
     """Return the job that the flags describe, after the checks that need no model."""
     from seqssm.files.disk import input_files, require_no_input, require_no_pipes
     from seqssm.prediction.job import Job
-    from seqssm.prediction.table import require_suffix
     from seqssm.training import ensemble
 
     assert domain is not None  # a checkpoint was found, or the parser has refused
     if options.output is None:
         raise InputError("--output FILE is required (.csv or .parquet)")
-    require_suffix(options.output)
+    require_suffix(options.output, TABLES)
     read = [getattr(options, option.name) for option in domain.predict_options if not option.writes]
     read += [options.model, options.inputs]
     require_no_input(options.output, read)

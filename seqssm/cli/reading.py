@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from seqssm.cli.options import Parsed, Parser, add
-from seqssm.cli.predict import domain_of, find_checkpoint
+from seqssm.cli.options import Parsed, Parser, add, require_models
+from seqssm.cli.predict import domain_of, loosely
 from seqssm.domain import Domain, Option, domains
 from seqssm.given import Values, select
 
@@ -37,18 +39,26 @@ class Reading:
         return select(given.values(), [option.name for option in self.own])
 
 
-def find_reading(argv: list[str], command: Sequence[Option]) -> Reading:
+def find_reading(
+    argv: list[str], command: Sequence[Option], require_output: Callable[[argparse.Namespace], object]
+) -> Reading:
     """Find the model in a command line, and the options of its domain.
 
     Args:
         argv: the arguments; the first positional one is the model.
         command: options of the command itself.
+        require_output: check of the output, called with the words of the command line before the model is opened.
 
     Raises:
-        InputError: the model is not usable.
+        InputError: the model is not usable, or the output cannot be written.
     """
-    path = find_checkpoint(argv, command)
+    words = loosely(argv, command)
+    path = None if words is None or not words.words else Path(words.words[0])
     asks_help = any(word in ("-h", "--help") for word in argv)
+    if path is not None and not asks_help:
+        require_models([path])
+        if words is not None and words.output:
+            require_output(words)
     domain = None if path is None or (asks_help and not path.exists()) else domain_of(path, studies=False)
     taken = {option.flag for option in command}
     own = [] if domain is None else _reading(domain, taken)

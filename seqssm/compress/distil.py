@@ -7,7 +7,6 @@ Each student is trained on what the sum of the earlier ones leaves, with the lab
 from __future__ import annotations
 
 import math
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from torch import nn
 from seqssm.compress.compare import record, scores
 from seqssm.domain import Domain, find_domain
 from seqssm.errors import InputError
-from seqssm.files.disk import require_writable
+from seqssm.files.outputs import require_students
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import number
 from seqssm.nn.flops import count_flops
@@ -199,7 +198,7 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
     path = checkpoint.find_checkpoint(request.teacher)
     content = checkpoint.read_checkpoint(path)
     domain = find_domain(content["seqssm"]["domain"], file=path)
-    folder = _require_output(request, path)
+    folder = require_students(request.output, request.overwrite, path)
     flags = _of_data(request.overrides)
     teacher = record(domain, path, flags)
     sizes = Sizes(teacher, path)
@@ -240,29 +239,6 @@ def _of_data(overrides: Sequence[str]) -> list[str]:
         mine = word.startswith("--data") if word.startswith("--") else mine
         kept += [word] if mine else []
     return kept
-
-
-def _require_output(request: Request, path: Path) -> Path:
-    """Check the output, and return the folder of the students' runs, which is still to be made."""
-    output = request.output
-    if output.suffix != ".ckpt":
-        raise InputError(f"--output {output}: expected a name that ends with .ckpt")
-    folder = output.with_suffix("")
-    for one in (output, folder):
-        if one.exists() and (one.samefile(path) or one.samefile(path.parent)):
-            raise InputError("holds the teacher; choose a different --output", file=one)
-        if one.exists() and not request.overwrite:
-            raise InputError("already exists: replace it with --overwrite, or choose a different --output", file=one)
-    if folder.exists():
-        others = [one for one in folder.iterdir() if not re.fullmatch(r"(student-\d+|control)(\.yaml)?", one.name)]
-        if others:
-            raise InputError(
-                f"contains {others[0].name}, which distill did not write, and would be replaced by the folder of the "
-                "students; choose a different --output",
-                file=folder,
-            )
-    require_writable(output.parent)
-    return folder
 
 
 def _plan(sizes: Sizes, request: Request) -> list[tuple[int, int, float]]:

@@ -19,6 +19,7 @@ from seqssm.compress.states import require_states
 from seqssm.domain import Domain, find_domain
 from seqssm.errors import InputError, no_such_file
 from seqssm.files.disk import atomic
+from seqssm.files.outputs import require_checkpoint
 from seqssm.metrics.report import number
 from seqssm.nn import quantized
 from seqssm.nn.integer_scan import routes_of_scans
@@ -124,7 +125,7 @@ def compress(request: Request) -> Compressed:
     content = checkpoint.read_checkpoint(path)
     entry = content["seqssm"]
     domain = find_domain(entry["domain"], file=path)
-    checkpoint.require_output(request.output, path, request.overwrite)
+    require_checkpoint(request.output, request.overwrite, path)
     if entry.get(COMPRESSION) is not None:
         raise InputError(f"is already compressed ({entry[COMPRESSION].get('method')})", file=path)
     model = Model(path, "cpu")

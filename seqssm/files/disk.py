@@ -142,13 +142,23 @@ def require_new(name: str | Path | None, overwrite: bool, inputs: Iterable[Any] 
     """
     if name is None:
         return
+    require_no_folder(name, flag)
     path = Path(name)
-    if path.is_dir():
-        raise InputError(f"is a folder; {flag} takes a file", file=path)
     require_no_input(path, inputs, flag)
     if path.exists() and not overwrite:
         raise InputError(f"already exists; choose another {flag} or pass --overwrite", file=path)
     require_writable(path.absolute().parent)
+
+
+def require_no_folder(name: str | Path, flag: str = "--output") -> None:
+    """Raise InputError if the name of an output is that of a folder, or ends in a slash.
+
+    Args:
+        name: name of the file as the user has typed it.
+        flag: option that names the file, for messages.
+    """
+    if Path(name).is_dir() or str(name).endswith(("/", os.sep)):
+        raise InputError(f"is a folder; {flag} takes a file", file=name)
 
 
 def require_suffix(path: str | Path, suffixes: Sequence[str], flag: str = "--output") -> None:
@@ -162,6 +172,7 @@ def require_suffix(path: str | Path, suffixes: Sequence[str], flag: str = "--out
     Raises:
         InputError: it has another suffix.
     """
+    require_no_folder(path, flag)
     if Path(path).suffix.lower() not in suffixes:
         raise InputError(f"{flag} must end in {' or '.join(suffixes)}", file=path)
 

@@ -12,6 +12,7 @@ import torch
 from seqssm.domain import Domain
 from seqssm.errors import InputError, other_domain
 from seqssm.files.disk import atomic
+from seqssm.files.outputs import require_checkpoint
 from seqssm.incremental import accuracy
 from seqssm.incremental.accuracy import Judged, Row
 from seqssm.incremental.controls import LinearProbe, nearest_mean
@@ -94,7 +95,7 @@ def extend(domain: Domain, request: Request) -> Extended:
     entry = content["seqssm"]
     if entry["domain"] != domain.name:
         raise other_domain(entry["domain"], domain.name, path, "extend")
-    checkpoint.require_output(request.output, path, request.overwrite)
+    require_checkpoint(request.output, request.overwrite, path)
     checkpoint.require_trainable(content, path)
     device = choose_device(request.accelerator, 0)
     task = _task(content, path, request, device)

@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 from seqssm.errors import Status
 from seqssm.files import disk
 from seqssm.files.disk import atomic, encodable, writing
+from seqssm.files.outputs import TABLES
 from seqssm.prediction.record import Record, units_of
 
-SUFFIXES = (".csv", ".parquet")
 STATUS = ("status", "reason")
 """Columns after the domain's own; a frame of rows may already contain them."""
 HEAD = struct.Struct("<8sQQI")  # magic, batch index, length of the payload, its CRC-32
@@ -37,7 +37,7 @@ ROW_GROUP = 65_536  # rows held in memory while the final file is written
 
 def require_suffix(path: Path) -> None:
     """Raise InputError unless `path` is named ``.csv`` or ``.parquet``."""
-    disk.require_suffix(path, SUFFIXES)
+    disk.require_suffix(path, TABLES)
 
 
 Rows: TypeAlias = list[dict[str, Any]] | pd.DataFrame

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic, require_new, require_suffix
+from seqssm.files.disk import atomic
+from seqssm.files.outputs import require_diagnosis
 from seqssm.metrics.report import Report
 from seqssm.nn.mamba import Mamba
 from seqssm.nn.mamba2 import Mamba2
@@ -319,25 +320,7 @@ def write(diagnosis: Diagnosis, output: Path, overwrite: bool) -> Iterable[Path]
     Raises:
         InputError: a name that does not end in ``.csv``, or an existing file.
     """
-    picture = require_output(output, overwrite)
+    picture = require_diagnosis(output, overwrite)
     with atomic(output) as file:
         diagnosis.table.to_csv(file, index=False, lineterminator="\n")
     return output, figure(diagnosis, picture)
-
-
-def require_output(output: Path, overwrite: bool, inputs: Iterable[Any] = ()) -> Path:
-    """Check the name of the table, and return that of the figure.
-
-    Args:
-        output: the CSV file.
-        overwrite: whether to replace existing files.
-        inputs: values of the other options, as for `seqssm.files.disk.require_new`.
-
-    Raises:
-        InputError: a name that does not end in ``.csv``, an input, or an existing file.
-    """
-    require_suffix(output, (".csv",))
-    picture = output.with_suffix(".png")
-    for path in (output, picture):
-        require_new(path, overwrite, inputs)
-    return picture

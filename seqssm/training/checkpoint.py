@@ -24,7 +24,7 @@ from lightning.pytorch import LightningModule
 from seqssm.domain import domains, find_domain
 from seqssm.errors import InputError, no_such_model
 from seqssm.files.content import DAMAGED
-from seqssm.files.disk import atomic, require_writable
+from seqssm.files.disk import atomic
 from seqssm.nn import quantized
 from seqssm.training import migration
 from seqssm.training.networks import CHOICE, matches, report_dropped, without_foreign
@@ -371,28 +371,6 @@ def require_trainable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Raise InputError for a compressed checkpoint, whose integer weights cannot be trained."""
     if checkpoint["seqssm"].get(COMPRESSION) is not None:
         raise InputError("is compressed and cannot be trained further; use the original checkpoint", file=path)
-
-
-def require_output(output: Path, source: Path, overwrite: bool) -> None:
-    """Check that a checkpoint can be written.
-
-    Args:
-        output: the file to write.
-        source: the checkpoint it is made from.
-        overwrite: whether an existing file is replaced.
-
-    Raises:
-        InputError: the name does not end with .ckpt, or the file is a folder, the source, or exists.
-    """
-    if output.suffix != ".ckpt":
-        raise InputError(f"--output {output}: expected a name that ends with .ckpt")
-    if output.exists() and output.is_dir():
-        raise InputError("is a folder; --output takes a file", file=output)
-    if output.exists() and output.samefile(source):
-        raise InputError("is also the input; choose a different --output", file=output)
-    if output.exists() and not overwrite:
-        raise InputError("already exists: replace it with --overwrite, or choose a different --output", file=output)
-    require_writable(output.parent)
 
 
 def require_arguments(cls: Any, hparams: dict[str, Any], path: str | Path) -> None:

@@ -20,6 +20,7 @@ import yaml
 from seqssm.domain import SEED, Baseline, Domain, Option, resolve
 from seqssm.environment import processes_announced
 from seqssm.errors import ExitCode, InputError, flags_named, nearest
+from seqssm.files.disk import require_writable
 from seqssm.files.notes import quiet
 from seqssm.files.splits import split_files
 from seqssm.metrics.summary import summarise
@@ -106,6 +107,7 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
         raise InputError("contains a run that is not a kfold study; choose another --output", file=folder.path)
     if not (study.resume and folder.holds_run()):
         folder.require_free(f"seqssm {domain.name} kfold", study.overwrite)
+    require_writable(folder.path)
     require_models(domain, folder, cells, study)
     require_folds(domain, folder, cells, study)
     with folder.lock():

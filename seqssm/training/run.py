@@ -19,7 +19,7 @@ from seqssm.domain import Domain, resolve
 from seqssm.environment import drop_stray_ranks, launch
 from seqssm.errors import InputError, other_domain
 from seqssm.files import notes
-from seqssm.files.disk import Begun, require_named
+from seqssm.files.disk import Begun, require_named, require_writable
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
 from seqssm.training import migration, origin
@@ -102,6 +102,7 @@ def fit(
     contents = configs.read_presets(sources, domain)
     if _starts_the_others():
         folder.require_free(f"seqssm {domain.name} fit", overwrite)  # at once; checked again under the lock
+        require_writable(folder.path)
     files = [source.path for source in sources]
     return _train(domain, folder, contents, options, resume=False, files=files, overwrite=overwrite)
 
@@ -330,6 +331,9 @@ def prepare_evaluation(
     Returns:
         (model, data and trainer; where the results go; the checkpoint, still to be loaded).
     """
+    if output is not None:  # importing PyTorch takes seconds
+        require_named(output)
+        require_writable(RunFolder(output).path)
     from seqssm.training import checkpoint, external, own_data, resuming
 
     path = checkpoint.find_checkpoint(run)
@@ -339,7 +343,6 @@ def prepare_evaluation(
         raise other_domain(entry["domain"], domain.name, path, command)
     if not entry["data_class"]:
         raise InputError("was saved without a data module and can only be used for predict", file=path)
-    require_named(output)
     checkpoint.build_task(content, path)  # raises a one-line error if something does not fit
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
     kept = configs.read_beside(path, domain)

@@ -58,6 +58,58 @@ def test_a_missing_model_is_named_at_once(tmp_path):
     assert done.stderr.splitlines() == [f"seqssm: NONE: {words}"] * len(MODELS)
 
 
+OUTPUTS = [
+    ([name, "run", *more, "--output", output], words)
+    for name, more, good in (("compress", [], ".ckpt"), ("distill", [], ".ckpt"), ("diagnose", ["in.csv"], ".csv"),
+                             ("predict", ["in.csv"], ".csv"), ("export", [], ".onnx"))
+    for output, words in (("new/", "new/: is a folder; --output takes a file"),
+                          (f"new{good}/", f"new{good}/: is a folder; --output takes a file"),
+                          ("folder", "folder"),
+                          (f"there{good}", f"there{good}: already exists; choose another --output or pass --overwrite"),
+                          (f"in.csv/a{good}", "in.csv: part of the path is a file, not a folder"))
+]  # fmt: skip
+OUTPUTS += [
+    (["dna", "extend", "run", "--support", "in.csv", *argv[2:]], words)
+    for argv, words in OUTPUTS
+    if argv[0] == "compress"
+]
+OUTPUTS += [
+    (["dna", "test", "run", "--output", "in.csv"], "in.csv: is a file; --output takes a folder"),
+    (["dna", "fit", "--config", "tiny", "--output", "in.csv"], "in.csv: is a file; --output takes a folder"),
+    (["dna", "kfold", "--config", "tiny", "--output", "in.csv"], "in.csv: is a file; --output takes a folder"),
+    (["dna", "test", "run", "--output", "in.csv/a"], "in.csv/a: part of the path is a file"),
+    (["dna", "fit", "--config", "tiny", "--output", "in.csv/a"], "in.csv/a: part of the path is a file"),
+    (["predict", "run", "in.csv", "--output", "o.csv", "--figures", "in.csv"], "in.csv: part of the path is a file"),
+]
+
+
+def test_an_output_that_cannot_be_written_is_named_at_once(tmp_path):
+    """Before PyTorch is imported; a name with a slash at its end became a file."""
+    for name in ("run", "folder"):
+        (tmp_path / name).mkdir()
+    for name in ("run/best.ckpt", "in.csv", "there.ckpt", "there.csv", "there.onnx"):
+        (tmp_path / name).touch()
+    code = (
+        "import sys\n"
+        "from seqssm.cli.main import main\n"
+        f"for argv, _ in {OUTPUTS}:\n"
+        "    assert main(argv) == 2, argv\n"
+        "    assert not {'torch', 'lightning'} & set(sys.modules), argv\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for line, (argv, words) in zip(done.stderr.splitlines(), OUTPUTS, strict=True):
+        assert words in line, (argv, line)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "run",
+        "folder",
+        "in.csv",
+        "there.ckpt",
+        "there.csv",
+        "there.onnx",
+    }
+
+
 def test_package_page_lists_domains_and_commands(toy, capsys):
     assert main([]) == 0
     page = capsys.readouterr().out

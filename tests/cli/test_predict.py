@@ -162,7 +162,7 @@ def test_mixed_precision_is_close(run, numbers):
         (["--output", "out.csv", "--accelerator", "gpu"], "--accelerator gpu"),
         (["--output", "out.csv", "--precision", "8"], "--precision"),
         (["--output", "file/out.csv"], "part of the path is a file"),
-        (["--output", "."], "--output must end in"),
+        (["--output", "."], "is a folder; --output takes a file"),
     ],
 )
 def test_bad_flags_are_one_line_and_leave_nothing(run, numbers, capsys, argv, words, monkeypatch):

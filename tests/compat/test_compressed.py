@@ -216,8 +216,8 @@ def test_refusals(compressed, capsys):
     other = refused(capsys, run, "--calibration", "data/slides/h5_files/s01.h5", "--output", "small.ckpt")
     assert "s01.h5" in other
     assert "no such file" in refused(capsys, run, "--calibration", "nowhere.hea", "--output", "small.ckpt")
-    assert "already exists: replace it with --overwrite" in refused(capsys, run, "--output", str(output))
-    assert "is also the input" in refused(capsys, run, "--output", f"{run}/best.ckpt")
+    assert "already exists; choose another --output" in refused(capsys, run, "--output", str(output))
+    assert "is also an input" in refused(capsys, run, "--output", f"{run}/best.ckpt")
     assert "ends with .ckpt" in refused(capsys, run, "--output", "small.pt")
     assert "--output FILE is required" in refused(capsys, run)
     assert "MODEL.ckpt" in refused(capsys, "--output", "small.ckpt")
