@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Any
 
 SHOWN = 12  # maximum number of columns in a message
+SIMILAR = 4  # maximum number of names that a message suggests
 
 
 class ExitCode(IntEnum):
@@ -87,12 +88,22 @@ def _rebuild(kind: type[InputError], message: str, file: str | None, place: str 
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean X?"`` with the most similar name in `known`, or an empty string."""
-    known = list(known)
-    found = get_close_matches(name, known, n=1, cutoff=0.5)
+    """Return ``"; did you mean X?"`` with the most similar names in `known` (several if equally similar), or ``""``."""
+    known = list(dict.fromkeys(known))
+    found = _similar(name, known, 0.5)
     if not found and "." in name:  # right group, wrong name
-        found = get_close_matches(name, [k for k in known if k.split(".")[0] == name.split(".")[0]], n=1, cutoff=0.3)
-    return f"; did you mean {found[0]}?" if found else ""
+        found = _similar(name, [k for k in known if k.split(".")[0] == name.split(".")[0]], 0.3)
+    if not found:
+        return ""
+    return f"; did you mean {', '.join(found[:-1])}{' or ' if len(found) > 1 else ''}{found[-1]}?"
+
+
+def _similar(name: str, known: list[str], cutoff: float) -> list[str]:
+    """Return the most similar name, with those that are as similar, in the order of `known`."""
+    found = get_close_matches(name, known, n=SIMILAR, cutoff=cutoff)
+    ratios = {one: SequenceMatcher(None, one, name).ratio() for one in found}
+    best = max(ratios.values(), default=0.0)
+    return [one for one in known if ratios.get(one) == best]
 
 
 @contextmanager

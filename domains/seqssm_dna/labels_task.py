@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -57,6 +57,7 @@ class SequenceLabels(ClassTask, GenomeTask):
         "cnn": SmallCnn,
         "gru": GruEncoder,
     }
+    only_with: ClassVar[Mapping[str, Callable[[Any], bool]]] = {"echo": lambda network: network.causal}
     metrics = (*metrics.CLASSES, *metrics.REGRESSION)
     head: ClassVar[tuple[str, ...]] = ("head",)
     linked_args: ClassVar[tuple[str, ...]] = ("context", "target")

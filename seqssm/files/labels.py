@@ -43,6 +43,9 @@ _PRINTED = re.compile(
 _DOTS = re.compile(r"\[.*[\s,]\.\.\.[\s,].*\]", re.DOTALL)  # ['a' ... 'b'] of NumPy
 _PAIR = re.compile(r"['\"]?[^\W\d][\w -]*+['\"]?\s*+(?:[:=]|=>)\s*+(?:[01]|true|false)", re.IGNORECASE)  # AF: 1
 _GROUPS = re.compile(r"(?:\[[^\[\]]*+\][,;|\s]*+){2,}+")  # [a], [b]
+_GROUP = r"(?:\{[^][{}()]*+\}|\([^][{}()]*+\))\s*+"
+_OTHERS = re.compile(rf"(?:{_GROUP}[,;|]\s*+)++{_GROUP}")  # {a},{b} and (a), (b)
+_APOSTROPHE = re.compile(r"['’‘][a-z]{1,2}[\s-]\s*\w[^'’‘]*")  # 't Hooft
 _OBJECT = re.compile(
     r"""[A-Za-z_][\w.]*\(\s*(?:['"]|[A-Za-z_]\w*\s*=)|(?:Wrapped|Mutable)?(?:Array(?:Buffer|Seq)?|List|Set|Seq)\(.*\)"""
 )  # c('a'), dict(a=1), List(a, b)
@@ -75,6 +78,7 @@ def read_label_cells(
         InputError: cells are vectors of numbers, nested, not closed, or printed objects, or dicts with unusual values.
     """
     texts = [text if (text := str(cell).strip()) in whole else plain(text) for cell in table.frame[column]]
+    whole = {*whole, *_intervals(set(texts))}
     made = {text: None if text in whole else parse_notation(text) for text in set(texts)}
     checked = [text for text in made if text not in whole]
     damaged = {text: damage for text in checked if (damage := _damage(made[text], text, split_names(text, marks)))}
@@ -199,6 +203,8 @@ def _is_nested(text: str) -> bool:
     """Whether a cell of names without quotes is a list of lists: ``[[a], [b]]``, ``[a], [b]``."""
     if _GROUPS.fullmatch(text):
         return True
+    if _OTHERS.fullmatch(text):
+        return not all(_is_interval(part.strip()) for part in split_outside(text))
     if text[:1] + text[-1:] not in KINDS or brackets(text).get(0) != len(text) - 1:
         return False
     parts = [part.strip() for part in split_outside(text[1:-1])]
@@ -208,6 +214,8 @@ def _is_nested(text: str) -> bool:
 def _damaged_name(names: Sequence[str], text: str) -> str | None:
     """What is wrong with names in quotation marks, or with one of a list that is several numbers."""
     for name in names:
+        if _APOSTROPHE.fullmatch(name):
+            continue
         opened = name[:1] in _QUOTES and name
         if (opened and (name[-1] in _CLOSING or not set(name[1:]) & set(_CLOSING))) or _PREFIXED.fullmatch(name):
             return f"has quotation marks around {_shown(name)} or a part of it; expected names of classes without them"
@@ -280,15 +288,33 @@ def require_one_class(cells: Sequence[str], path: Path, place: Callable[[int], s
         InputError: a cell is a list or a dict, not closed, the text of an object, or a vector of numbers.
     """
     texts = [plain(str(cell)) for cell in cells]
-    distinct = {text: parse_notation(text) for text in dict.fromkeys(texts)}
+    intervals = _intervals(set(texts))
+    distinct = {text: parse_notation(text) for text in dict.fromkeys(texts) if text not in intervals}
     for text, made in distinct.items():
         if damage := _damage(made, text, split_names(text) if _is_bare_list(text) else [text]):
             raise InputError(damage, file=path, place=place(texts.index(text)))
     listed = next((text for text, made in distinct.items() if made is not None or _is_bare_list(text)), None)
     if listed is not None:
-        message = f"{_shown(listed)} is a list of labels; expected the name of one class. {advice}"
+        what = (
+            "is a list of labels, or an interval that reads like one" if _is_interval(listed) else "is a list of labels"
+        )
+        hint = "; write the interval as '0 to 5'" if _is_interval(listed) else ""
+        message = f"{_shown(listed)} {what}; expected the name of one class{hint}. {advice}"
         raise InputError(message, file=path, place=place(texts.index(listed)))
     _refuse_vectors(texts, {text: re.split(MARKS, text) for text in distinct}, path, place)
+
+
+def _is_interval(text: str) -> bool:
+    """Whether a cell is an interval in any brackets, ``(0, 5]``; ``(0, 5)`` may also be a list of two numbers."""
+    bounds = [bound.strip() for bound in text[1:-1].split(",")]
+    ends = text[:1] in ("[", "(") and text[-1:] in ("]", ")")
+    return ends and len(bounds) == 2 and all(_BOUND.fullmatch(bound) for bound in bounds)
+
+
+def _intervals(texts: Collection[str]) -> set[str]:
+    """Return the cells that are intervals, as pandas writes them; none if all of them may be lists of two numbers."""
+    found = {text for text in texts if _is_interval(text)}
+    return found if any(text[0] + text[-1] not in KINDS for text in found) else set()
 
 
 def _is_bare_list(text: str) -> bool:

@@ -3,13 +3,16 @@
 A task lists its networks (`Task.networks`) without repeating their arguments. `declare` gives the task class a joint
 signature of its own arguments, those of its bases and those of every network, so that LightningCLI sees all of them.
 Arguments of networks have the default None there, which stands for the network's own default.
+
+A task whose own argument applies to some of its networks only declares this in ``Task.only_with``, the name of the
+argument and a function of the network's class.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -182,14 +185,17 @@ def _has(task: Any, name: str) -> str:
 
 
 def without_foreign(
-    task: Any, given: Mapping[str, Any], network: str | None = None
+    task: Any, given: Mapping[str, Any], network: str | None = None, keep: Collection[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
     """Drop the arguments of networks that are not chosen, in values from a preset, `config.yaml` or old checkpoint.
+
+    So are arguments of the task that do not apply to the chosen network.
 
     Args:
         task: the class.
         given: the values.
         network: the chosen network; by default that in `given`.
+        keep: arguments of the task that the user gave; the task refuses them itself.
 
     Returns:
         (remaining values, names of the dropped arguments whose value was not the default).
@@ -201,11 +207,16 @@ def without_foreign(
         return dict(given), []  # `complete` raises the error
     mine = parameters(task.networks[chosen])
     foreign = [name for name in given if name in task.network_arguments and name not in mine]
+    for name, applies in getattr(task, "only_with", {}).items():
+        if name in given and name not in keep and not applies(task.networks[chosen]):
+            foreign.append(name)
     told = [name for name in foreign if given[name] is not None and not _is_default(task, name, given[name])]
     return {name: value for name, value in given.items() if name not in foreign}, told
 
 
 def _is_default(task: Any, name: str, value: Any) -> bool:
+    if name in task.own_arguments:
+        return bool(task.own_arguments[name].default == value)
     return any(parameters(task.networks[network])[name].default == value for network in owners(task, name))
 
 

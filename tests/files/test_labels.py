@@ -266,3 +266,33 @@ def test_missing_items_are_not_classes(cell):
 @pytest.mark.parametrize("name", ["AV-block 1:2", "1:2 block", "pH=7", "pH=7; pH=8", "grade: 1", "1:1; 2:1"])
 def test_names_with_numbers_after_colons_stay(name):
     assert read(name) == [name.split("; ")]
+
+
+@pytest.mark.parametrize("cell", ["{AF},{SR}", "(AF), (SR)", "{AF}; {SR} | {LBBB}", "(AF),{SR}"])
+def test_groups_of_any_brackets_are_nested(cell):
+    """They were classes with brackets; [AF], [SR] was an error."""
+    with pytest.raises(InputError, match=r"row 2, column labels: .* is nested"):
+        read("AF", cell)
+    with pytest.raises(InputError, match=r"line 2: .* is nested"):
+        require_one_class(["AF", cell], Path("m.csv"), lambda row: f"line {row + 1}", "")
+
+
+@pytest.mark.parametrize("name", ["'t Hooft", "’t Hooft", "'s-Gravenhage", "'n huis"])
+def test_an_apostrophe_at_the_beginning_is_part_of_a_name(name):
+    """It was an error, as an opening quotation mark."""
+    assert read(name, f"{name}; AF") == [[name], [name, "AF"]]
+    require_one_class([name, "AF"], Path("m.csv"), str, "")
+    with pytest.raises(InputError, match="has quotation marks around"):
+        read("'AF")
+
+
+def test_intervals_in_a_column_of_intervals_are_names():
+    """(0, 5) beside (5, 10] was two labels, or an error."""
+    cells = ["(0, 5)", "(5, 10]", "[10, 12]", "(12.5, inf)"]
+    assert read(*cells) == [[cell] for cell in cells]
+    assert read("(0, 5], (5, 10)", "(0, 5]") == [["(0, 5]", "(5, 10)"], ["(0, 5]"]]
+    require_one_class(cells, Path("m.csv"), str, "")
+    with pytest.raises(
+        InputError, match=r"line 1: '\(0, 5\)' is a list of labels, or an interval .* '0 to 5'\. Several"
+    ):
+        require_one_class(["(0, 5)", "(5, 10)"], Path("m.csv"), lambda row: f"line {row + 1}", "Several: elsewhere")
