@@ -208,15 +208,14 @@ def without_foreign(
     mine = parameters(task.networks[chosen])
     foreign = [name for name in given if name in task.network_arguments and name not in mine]
     for name, applies in getattr(task, "only_with", {}).items():
-        if name in given and name not in keep and not applies(task.networks[chosen]):
+        default = task.own_arguments[name].default
+        if given.get(name, default) != default and name not in keep and not applies(task.networks[chosen]):
             foreign.append(name)
     told = [name for name in foreign if given[name] is not None and not _is_default(task, name, given[name])]
     return {name: value for name, value in given.items() if name not in foreign}, told
 
 
 def _is_default(task: Any, name: str, value: Any) -> bool:
-    if name in task.own_arguments:
-        return bool(task.own_arguments[name].default == value)
     return any(parameters(task.networks[network])[name].default == value for network in owners(task, name))
 
 

@@ -143,7 +143,7 @@ def test_own_command(toy, capsys):
         (["prediktt"], "unknown command prediktt; did you mean predict?"),
         (["count", "a"], "count is a command of a domain: seqssm toy count"),
         (["extend"], "extend is a command of a domain: seqssm "),
-        (["toi"], "did you mean toy?"),
+        (["toi"], "or toy?"),
         (["toy", "fitt"], "unknown command fitt; did you mean fit?"),
         (["toy", "conut"], "did you mean count?"),
         (["toy", "count", "a", "--time", "3"], "unknown option --time; did you mean --times?"),
