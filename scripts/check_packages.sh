@@ -2,7 +2,9 @@
 # Build sdist and wheel, and install the wheel with each extra alone into an empty environment: import, help, `pip check`.
 #   scripts/check_packages.sh [EXTRA...]      by default every extra that users install
 #   PYTHON=python3.12  TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
-# The environments take gigabytes of temporary space, one at a time; this is not part of `make test`.
+# The wheel without extras is installed once; every extra is added to a copy of that environment, at the same path (hard
+# links: installations replace files and do not change them). This takes gigabytes of temporary space; it is not part of
+# `make test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,14 +21,16 @@ trap 'rm -rf "$work"' EXIT
 ls -l "$work/dist"
 wheel=$(ls "$work"/dist/*.whl)
 
+"$python" -m venv "$work/env"
+# shellcheck disable=SC2086 - several arguments
+"$work/env/bin/pip" install --quiet --constraint constraints.txt $torch
+"$work/env/bin/pip" install --quiet --constraint constraints.txt "$wheel"
+cp -a "$work/env" "$work/plain"
+
 for extra in "${extras[@]}"; do
   rm -rf "$work/env"
-  "$python" -m venv "$work/env"
-  # shellcheck disable=SC2086 - several arguments
-  "$work/env/bin/pip" install --quiet --constraint constraints.txt $torch
-  wanted=$wheel
-  [[ $extra == none ]] || wanted="$wheel[$extra]"
-  "$work/env/bin/pip" install --quiet --constraint constraints.txt "$wanted"
+  cp -al "$work/plain" "$work/env"
+  [[ $extra == none ]] || "$work/env/bin/pip" install --quiet --constraint constraints.txt "$wheel[$extra]"
   "$work/env/bin/pip" check
   (
     cd "$work"  # not the checkout, whose packages would be imported

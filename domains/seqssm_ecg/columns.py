@@ -100,7 +100,8 @@ def number_folds(table: Table) -> None:
     if folds.damaged is not None:
         row, cell = folds.damaged
         first = folds.cells[min(folds.cells)]
-        raise InputError(f"{cell!r} is not a fold such as {first}{OTHER_FOLD}", file=table.path, place=table.place(row))
+        message = f"{cell!r} is not a fold such as {first}{OTHER_FOLD}"
+        raise InputError(message, file=table.path, place=table.place(row, "fold"))
     table.frame["fold"] = ["" if number is None else str(number) for number in folds.numbers]
 
 

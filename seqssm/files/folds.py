@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seqssm.errors import InputError
+from seqssm.files.notation import is_number
+from seqssm.files.splits import FLAGS, SPLIT_NAMES
 
 _NAME = re.compile(
     r"(?:(?:strat|cv|k|inner|outer|test|val)_?)*folds?_?(?:id|no|nr|num|number|index|split|group)?_?\d*"
     r"|(?:cv|x_?val|cross_?val(?:idation)?)(?:_?(?:id|split|group|part|partition|set))?"
     r"|splits?|partitions?|subset"
 )
+MOST_NAMES = 50  # maximum number of folds with names
 OTHER = "or pass --data.split_column none for random folds"
 _CELL = re.compile(r"(?:([^\W\d_]+)[\s_.:#-]*)?(\d{1,9})(?:\.0+)?")
 
@@ -73,7 +76,10 @@ class FoldColumn:
         """
         if self.others:
             names = " and ".join((self.name, *self.others))
-            raise InputError(f"the columns {names} hold folds: choose one with --data.split_column, {OTHER}", file=file)
+            advice = f"choose one with --data.split_column, {OTHER}"
+            if set(self.cells.values()) <= FLAGS:
+                advice = f"if each marks one fold, merge them into one column; otherwise {advice}"
+            raise InputError(f"the columns {names} hold folds: {advice}", file=file)
         if self.damaged is not None:
             row, cell = self.damaged
             first = self.cells[min(self.cells)]
@@ -97,7 +103,9 @@ class FoldColumn:
             InputError: the number of the table's folds is not a multiple of `count`.
         """
         if self.count % count:
-            way_out = f"use --data.folds {self.count}, {OTHER}" if self.count >= least else OTHER.removeprefix("or ")
+            way_out = f"use --data.folds {self.count}, {OTHER}"
+            if self.count < least:
+                way_out = f"at least {least} are needed; {OTHER.removeprefix('or ')}"
             raise InputError(f"column {self.name} has {self.count} folds, not {count}: {way_out}", file=file)
         return {number: rank % count for rank, number in enumerate(sorted(self.cells))}
 
@@ -120,25 +128,29 @@ def is_fold_column(column: str) -> bool:
     return _NAME.fullmatch(re.sub(r"[\s_.-]+", "_", column.strip().casefold())) is not None
 
 
-def read_folds(name: str, cells: Iterable[object]) -> FoldColumn | None:
-    """Read a column of folds: numbers, or numbered words (``fold1``) or letters; None if most cells are no folds.
+def read_folds(name: str, cells: Iterable[object], words: bool = True) -> FoldColumn | None:
+    """Read a column of folds: numbers, numbered words (``fold1``) or letters, or names such as sites.
 
     Args:
         name: name of the column.
         cells: its cells.
+        words: whether folds may have other names, in alphabetical order, of at least two rows each.
+
+    Returns:
+        The folds; None if the cells are splits or flags, measurements, or all different.
     """
     from seqssm.files.numbers import MISSING
 
     texts = [str(cell).strip() for cell in cells]
     known = {text: _fold_of(text) for text in set(texts) if text.lower() not in MISSING}
     counts = Counter(text for text in texts if text in known)
-    words: Counter[str] = Counter()
+    before: Counter[str] = Counter()
     for text, fold in known.items():
         if fold is not None:
-            words[fold[0]] += counts[text]
-    if not words or 2 * max(words.values()) <= counts.total():
-        return None
-    word = words.most_common(1)[0][0]
+            before[fold[0]] += counts[text]
+    if not before or 2 * max(before.values()) <= counts.total():
+        return _named_folds(name, texts, counts) if words else None
+    word = before.most_common(1)[0][0]
     folds = {text: fold[1] for text, fold in known.items() if fold is not None and fold[0] == word}
     shown: dict[int, str] = {}
     for text in sorted(folds, key=lambda text: (len(text), text)):
@@ -147,6 +159,16 @@ def read_folds(name: str, cells: Iterable[object]) -> FoldColumn | None:
         return None
     damaged = next(((row, text) for row, text in enumerate(texts) if text in known and text not in folds), None)
     return FoldColumn(name, [folds.get(text) for text in texts], shown, damaged)
+
+
+def _named_folds(name: str, texts: list[str], counts: Counter[str]) -> FoldColumn | None:
+    """Folds whose names are neither numbers nor splits; None if the cells are something else."""
+    usual = 2 <= len(counts) <= MOST_NAMES and min(counts.values()) > 1
+    if not usual or any(is_number(text) or text.lower() in (*SPLIT_NAMES, *FLAGS) for text in counts):
+        return None
+    shown = dict(enumerate(sorted(counts)))
+    numbers = {text: number for number, text in shown.items()}
+    return FoldColumn(name, [numbers.get(text) for text in texts], shown)
 
 
 def _fold_of(text: str) -> tuple[str, int] | None:
@@ -165,7 +187,9 @@ def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, FoldColum
     Args:
         columns: cells of columns, by column.
     """
-    read = {name: read_folds(name, columns[name]) for name in columns if is_fold_column(name)}
+    read = {
+        name: read_folds(name, columns[name], "fold" in name.casefold()) for name in columns if is_fold_column(name)
+    }
     least = {name: 2 if "fold" in name.casefold() else 3 for name in read}
     found: dict[str, FoldColumn] = {}
     for name, folds in read.items():

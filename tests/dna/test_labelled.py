@@ -341,6 +341,21 @@ def test_names_of_folds_are_read(write, name, cell):
             split_labelled(read_labelled(path), 0.1, 0.1, 0)
 
 
+def test_sites_are_folds(write):
+    """Folds with names were replaced by random ones without a remark."""
+    sites = ("north", "south", "east")
+    rows = [(letters(20, k), "ab"[k % 2], sites[k // 2 % 3], sites[k // 2 % 3]) for k in range(24)]
+    path = write(csv(rows, "sequence,label,fold,site"), "a.csv")
+    for column in (None, "site"):
+        found = read_labelled(path, columns=LabelColumns(split=column))
+        how = split_labelled(found, 0.1, 0.1, 0, 2, 3)
+        assert f"test fold 2 of 3, south in the column {column or 'fold'}" in how
+        assert [split == "test" for split in found.splits] == [row[2] == "south" for row in rows]
+    flags = [(letters(20, k), "ab"[k % 2], *(int(k % 3 == one) for one in range(3))) for k in range(24)]
+    with pytest.raises(InputError, match="hold folds: if each marks one fold, merge them into one column; otherwise"):
+        require_folds(read_labelled(write(csv(flags, "sequence,label,fold_1,fold_2,fold_3"), "b.csv")), 3)
+
+
 def test_what_folds_replace_is_said(write):
     """Splits of the table were dropped, and folds merged, without a remark."""
     rows = [(letters(20, k), "ab"[k % 2], k // 2 % 4, ("train", "test")[k % 5 == 0], k % 6) for k in range(48)]

@@ -254,12 +254,20 @@ def test_none_is_no_column_even_if_one_has_that_name(records, capsys):
     ("cells", "options", "message"),
     [
         ({"split": ["adult", "child"] * 12}, {}, "line 2, column split: split 'adult': .* or none for a random split"),
-        ({"fold": ["high", "low"] * 12}, {}, "line 2, column fold: 'high' is not a number; .* or none for a random"),
-        ({"fold": ["0x", *[1, 2, 3] * 8][:COUNT]}, {}, "line 2: '0x' is not a fold such as 1; .* or none for a random"),
         (
-            {"part": ["high", "low"] * 12},
+            {"fold": [f"r{n}x" for n in range(COUNT)]},
+            {},
+            "line 2, column fold: 'r0x' is not a number; .* or none for a random",
+        ),
+        (
+            {"fold": ["0x", *[1, 2, 3] * 8][:COUNT]},
+            {},
+            "line 2, column fold: '0x' is not a fold such as 1; .* or none for a",
+        ),
+        (
+            {"part": [f"r{n}x" for n in range(COUNT)]},
             {"split_column": "part"},
-            r"line 2, column part: 'high' \(--data.split_column\)",
+            r"line 2, column part: 'r0x' \(--data.split_column\)",
         ),
         ({}, {"split_column": "part"}, r"line 1: has no column part \(--data.split_column\)"),
     ],

@@ -26,6 +26,8 @@ def test_other_names(name):
         (["0.0", "1.0", "", "NaN"], [0, 1, None, None]),
         (["fold1", "Fold 2", "fold_3", "FOLD-10"], [1, 2, 3, 10]),
         (["A", "b", "A", "c"], [0, 1, 0, 2]),
+        (["II", "I", "", "I", "II"], [1, 0, None, 0, 1]),
+        (["1/2", "2/2", "1/2", "2/2"], [0, 1, 0, 1]),
     ],
 )
 def test_cells_of_folds(cells, numbers):
@@ -40,6 +42,9 @@ def test_cells_of_folds(cells, numbers):
         ["train", "test", "train"],
         ["1.73", "2.41", "0.5", "2"],
         ["1", "1", "1"],
+        ["north", "south", "south"],
+        ["yes", "no", "yes", "no"],
+        ["train", "north", "train", "north"],
         ["", "nan"],
         [],
         ["-1", "-2", "1", "2"],

@@ -340,7 +340,9 @@ def test_the_folds_of_the_manifest_are_used(tmp_path, capsys, name):
     ):
         splits.split_of(several, "outer_fold", 0, 1, print, "outer_fold")
     two = read(lambda k: f"fold{1 + k // 2 % 2}")
-    with pytest.raises(InputError, match=r"has 2 folds, not 5: pass --data.split_column none for random folds"):
+    with pytest.raises(
+        InputError, match=r"has 2 folds, not 5: at least 3 are needed; pass --data.split_column none for random folds"
+    ):
         splits.split_of(two, "5", 0, 1, print)
     capsys.readouterr()
     found = read(lambda k: f"{k // 2 % 5}{'.0' * (k % 2)},{'test' if k // 2 % 5 == 1 else 'train'}", f"{name},split")
