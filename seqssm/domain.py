@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,24 @@ class Option:
     def is_given(self, value: Any) -> bool:
         """Whether `value` differs from what the option has if it is not given, so that other options depend on it."""
         return value not in (None, False) and value != self.default
+
+    def require_kind(self, value: Any) -> None:
+        """Check the type of a value from Python: a number, or True or False; None, text and paths are accepted.
+
+        Args:
+            value: the value, a list of values if the option takes several.
+
+        Raises:
+            InputError: it has another type.
+        """
+        kinds = {int: (Integral, "a whole number"), float: (Real, "a number"), bool: (bool, "True or False")}
+        if self.type not in kinds:
+            return
+        kind, expected = kinds[self.type]
+        for one in value if self.many and isinstance(value, list | tuple) else [value]:
+            wrong = isinstance(one, bool) != (kind is bool) or not isinstance(one, kind)
+            if one is not None and wrong:
+                raise InputError(f"{self.name} {one!r:.60}: expected {expected}")
 
     def listed(self, given: Any) -> list[Any]:
         """Return the values of a list option from words of one or several values: ``80,90``, or ``80`` and ``90``.

@@ -105,7 +105,10 @@ def find_data_set(domain: str, path: str, root: str | Path | None = None) -> Pat
 
 def find(name: str, root: str | Path | None = None) -> Path:
     """Return the file of the data set `name`: ``seqssm.find("etth1")``. Errors as in `locate`."""
+    if name is None:
+        raise InputError("name: expected the name of a data set")
     require_type("name", name, str, "the name of a data set")
+    require_type("root", root, (str, Path), "a folder")
     domain, data = look_up(name)
     return find_data_set(domain.name, data.path, root)
 

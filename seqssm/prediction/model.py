@@ -138,6 +138,7 @@ class Model:
             for name, value in options.items()
         }
         for name, value in options.items():
+            known[name].require_kind(value)
             known[name].bounds.require(name, value)
         defaults = {name: option.default for name, option in known.items()}
         make, given = resolve(self.domain.predictor), Values({**defaults, **options}, named)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import seqssm
 from seqssm.api import _file_option
 from seqssm.cli.main import main
-from seqssm.domain import find_domain
+from seqssm.domain import Option, find_domain
 from seqssm.errors import InputError
 
 
@@ -98,3 +99,30 @@ def test_a_section_without_class_keeps_the_class_of_the_preset(tmp_path, monkeyp
         Path("own.yaml").write_text(text)
         assert main(command) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (int, "x", "chunk_size 'x': expected a whole number"),
+        (int, 2.5, "chunk_size 2.5: expected a whole number"),
+        (int, True, "chunk_size True: expected a whole number"),
+        (int, [1], r"chunk_size \[1\]: expected a whole number"),
+        (float, "0.5", "chunk_size '0.5': expected a number"),
+        (bool, "no", "chunk_size 'no': expected True or False"),
+        (bool, 1, "chunk_size 1: expected True or False"),
+    ],
+)
+def test_options_of_predict_have_a_type(kind, value, message):
+    """They ended in an internal error of each record, or were rounded."""
+    with pytest.raises(InputError, match=rf"^{message}$"):
+        Option("--chunk-size", "", kind).require_kind(value)
+    good = {int: np.int64(3), float: 3, bool: False}[kind]
+    for accepted in (good, None):
+        Option("--chunk-size", "", kind).require_kind(accepted)
+
+
+@pytest.mark.parametrize(("name", "root"), [(None, None), ("etth1", 3), ("etth1", ["a"])])
+def test_arguments_of_find_have_a_type(name, root):
+    with pytest.raises(InputError, match="expected"):
+        seqssm.find(name, root)
