@@ -15,6 +15,7 @@ import pandas as pd
 from seqssm.errors import InputError, no_column
 from seqssm.files.folds import fold_columns, unused_folds
 from seqssm.files.labels import read_label_cells
+from seqssm.files.numbers import MISSING
 from seqssm.files.splits import (
     NO_COLUMN,
     SPLIT_NAMES,
@@ -198,6 +199,7 @@ def read_manifest(
     codes: list[list[str]] = [[] for _ in rows]
     if listed and labelled:
         found, remarks = read_label_cells(table, "labels")
+        _refuse_dashes(table, found)
         codes, notes = [_codes(one) for one in found], notes + remarks
     classes = [] if listed else _class_columns(table, label_columns)
     ignored = [name for name in columns if name not in COLUMNS and name not in classes]
@@ -210,6 +212,8 @@ def read_manifest(
     names = classes or sorted({code for record in records for code in record.codes or []})
     if not names and labelled:
         raise InputError("no row has a label", file=path)
+    named = [name for name in names if name.casefold() == "none"]
+    notes += [f"{name} is a class; a record without any class has the labels []" for name in named if not classes]
     notes += _unknown_notes(records, classes)
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
@@ -233,7 +237,18 @@ def _unknown_notes(records: Sequence[LabelledRecord], classes: Sequence[str]) ->
 def _codes(labels: Sequence[str]) -> list[str]:
     """Drop placeholders such as ``nan``; restore codes that were converted to numbers (``426783006.0``)."""
     names = (re.sub(r"^(\d+)\.0$", r"\1", name) for name in labels)
-    return list(dict.fromkeys(name for name in names if name.casefold() not in ("nan", "null", "<na>")))
+    return list(dict.fromkeys(name for name in names if name.casefold() not in UNKNOWN))
+
+
+def _refuse_dashes(table: Table, found: Sequence[Sequence[str]]) -> None:
+    """Raise InputError for a dash among the labels, which may stand for unknown ones or for none."""
+    for row, names in enumerate(found):
+        dash = next((name for name in names if name in MISSING - UNKNOWN - {"none"}), None)
+        if dash is not None:
+            message = (
+                f"{dash!r} is no class: leave the cell empty if the labels are unknown, or write [] without any class"
+            )
+            raise InputError(message, file=table.path, place=table.place(row, "labels"))
 
 
 def _require_one_row(records: Sequence[LabelledRecord], path: Path) -> None:

@@ -128,3 +128,14 @@ def test_a_column_of_class_names_is_named_in_the_error(records):
     for options in ({}, {"label_columns": ["rhythm"]}):
         with pytest.raises(InputError, match="a column with the names of classes must be called labels"):
             data_of(records, table, **options)
+
+
+def test_placeholders_are_no_classes(records, capsys):
+    """``n/a`` and ``-`` were classes."""
+    data = data_of(records, labels("AF", "SR", "N/A", "?", "AF; n/a", "None"))
+    printed = capsys.readouterr().out
+    assert set(data.classes.names) == {"AF", "None", "SR"}
+    assert "8 records without a known label dropped" in printed
+    assert "None is a class; a record without any class has the labels []" in printed
+    with pytest.raises(InputError, match=r"line 3, column labels: '-' is no class: leave the cell empty if the labels"):
+        data_of(records, labels("AF", "-", "SR", "AF"))
