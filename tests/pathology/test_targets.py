@@ -230,7 +230,7 @@ def test_a_column_of_splits_that_is_not_used_is_reported(cohort, tmp_path, capsy
     table = pd.read_csv(cohort[0] / "manifest.csv")
     table.assign(split="train").to_csv(tmp_path / "m.csv", index=False)
     BagData(manifest=str(tmp_path / "m.csv"), features=str(cohort[0])).setup("fit")
-    assert "warning: the column split is not used; --data.folds split" in capsys.readouterr().err
+    assert "warning: the column split is not used; --data.split_column split" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("column", "declared", "unit"), [("os_days", None, "days"), ("time", "years", "years")])
