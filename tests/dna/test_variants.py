@@ -102,7 +102,7 @@ def test_the_reasons_name_both_sides(write, genome):
     text = HEAD + row("chr1", 10, other(R10), R10) + row("chr9", 1, "A", "C") + row("chr1", 500, "A", "C")
     reasons = [one.reason for one in Variants(write(text, "calls.vcf"), genome, 64)]
     assert reasons[0] == f"REF is {other(R10)}, the FASTA file has {R10}"
-    assert reasons[1] == "no contig 'chr9' in the FASTA file, which has 'chr1', 'chr2'; did you mean chr2?"
+    assert reasons[1] == "no contig 'chr9' in the FASTA file, which has 'chr1', 'chr2'; did you mean chr1 or chr2?"
     assert reasons[2] == "REF covers 500 to 500 of 'chr1', which has 400 letters"
 
 

@@ -79,10 +79,14 @@ def test_a_prediction_sweeps_its_own_output_only(run, numbers, dead):
 def test_a_folder_for_figures_is_checked_before_predicting(run, numbers, capsys, monkeypatch, where, tmp_path):
     import seqssm
 
-    def refuse(*_, **__):
-        raise OSError(errno.EROFS, "Read-only file system")
-
     inputs, folder = numbers(), tmp_path / where
+    make = disk.tempfile.TemporaryFile
+
+    def refuse(*given, **named):
+        if Path(named["dir"]) == tmp_path:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return make(*given, **named)
+
     if where == "read-only":
         monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
     capsys.readouterr()
