@@ -16,11 +16,7 @@ from seqssm.errors import InputError, no_column
 from seqssm.files.folds import fold_columns, unused_folds
 from seqssm.files.labels import read_label_cells
 from seqssm.files.numbers import MISSING
-from seqssm.files.splits import (
-    NO_COLUMN,
-    SPLIT_NAMES,
-    split_of_flag,
-)
+from seqssm.files.splits import NO_COLUMN, SPLIT_NAMES, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts
 from seqssm_ecg.columns import COLUMNS, OTHER_FOLD, UNKNOWN, choose_split, ignored_split, number_folds, rename
@@ -213,7 +209,7 @@ def read_manifest(
     if not names and labelled:
         raise InputError("no row has a label", file=path)
     named = [name for name in names if name.casefold() == "none"]
-    notes += [f"{name} is a class; a record without any class has the labels []" for name in named if not classes]
+    notes += [f"{name} is a class; records without any class are written as []" for name in named if not classes]
     notes += _unknown_notes(records, classes)
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):

@@ -187,13 +187,11 @@ def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, FoldColum
     Args:
         columns: cells of columns, by column.
     """
-    read = {
-        name: read_folds(name, columns[name], "fold" in name.casefold()) for name in columns if is_fold_column(name)
-    }
-    least = {name: 2 if "fold" in name.casefold() else 3 for name in read}
     found: dict[str, FoldColumn] = {}
-    for name, folds in read.items():
-        if folds is not None and folds.count >= least[name]:
+    for name in filter(is_fold_column, columns):
+        named = "fold" in name.casefold()
+        folds = read_folds(name, columns[name], named)
+        if folds is not None and folds.count >= (2 if named else 3):
             equal = any((one.numbers, one.damaged) == (folds.numbers, folds.damaged) for one in found.values())
             found |= {} if equal else {name: folds}
     return found

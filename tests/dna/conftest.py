@@ -63,6 +63,11 @@ def letters(length: int, seed: int = 0, alphabet: str = "ACGT") -> str:
     return "".join(np.random.default_rng(seed).choice(list(alphabet), length))
 
 
+def csv(rows, header: str = "sequence,label,split", mark: str = ",") -> str:
+    """Table of rows."""
+    return "\n".join([header.replace(",", mark), *(mark.join(map(str, row)) for row in rows)]) + "\n"
+
+
 def fasta(records, width: int | None = 60, end: str = "\n") -> str:
     """FASTA text of (header, sequence) pairs."""
     lines = []

@@ -136,6 +136,6 @@ def test_placeholders_are_no_classes(records, capsys):
     printed = capsys.readouterr().out
     assert set(data.classes.names) == {"AF", "None", "SR"}
     assert "8 records without a known label dropped" in printed
-    assert "None is a class; a record without any class has the labels []" in printed
+    assert "None is a class; records without any class are written as []" in printed
     with pytest.raises(InputError, match=r"line 3, column labels: '-' is no class: leave the cell empty if the labels"):
         data_of(records, labels("AF", "-", "SR", "AF"))
