@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.folds import FoldColumn, chosen_folds
+from seqssm.files.folds import FoldColumn, chosen_folds, is_fold_column
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import NO_COLUMN, is_patient_column, split_column, split_of_cell, split_of_flag
 from seqssm.files.tables import Table
@@ -53,7 +53,7 @@ def _named(table: Table) -> list[str]:
 
 
 def read_folds(table: Table, name: str | None) -> FoldColumn | None:
-    """Return the column of folds; None without one.
+    """Return the column of folds; None without one. A column ``fold`` with other cells is reported.
 
     Args:
         table: the table.
@@ -61,7 +61,11 @@ def read_folds(table: Table, name: str | None) -> FoldColumn | None:
     """
     if name == NO_COLUMN or (name is not None and (name not in table.frame or split_of_flag(name))):
         return None
-    return chosen_folds(table.frame, name) or chosen_folds(table.frame, None)
+    found = chosen_folds(table.frame, name) or chosen_folds(table.frame, None)
+    for column in _named(table) if found is None else ():
+        if is_fold_column(column) and "fold" in column.casefold() and split_column(table, [column]) is None:
+            table.notes.append(f"column {column} is not used: its cells are no folds")
+    return found
 
 
 def read_splits(

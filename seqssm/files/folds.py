@@ -17,6 +17,7 @@ _NAME = re.compile(
     r"|(?:cv|x_?val|cross_?val(?:idation)?)(?:_?(?:id|split|group|part|partition|set))?"
     r"|splits?|partitions?|subset"
 )
+LISTED = 5  # maximum number of merged folds in a message
 MOST_NAMES = 50  # maximum number of folds with names
 OTHER = "or pass --data.split_column none for random folds"
 _CELL = re.compile(r"(?:([^\W\d_]+)[\s_.:#-]*)?(\d{1,9})(?:\.0+)?")
@@ -116,7 +117,9 @@ class FoldColumn:
             rank: the fold, from 0.
             count: number of folds.
         """
-        return " and ".join(self.cells[number] for number in sorted(self.cells)[rank::count])
+        names = [self.cells[number] for number in sorted(self.cells)[rank::count]]
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        return " and ".join(names) if not more else ", ".join(names[:LISTED]) + more
 
 
 def is_fold_column(column: str) -> bool:

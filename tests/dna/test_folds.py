@@ -102,3 +102,12 @@ def test_what_folds_replace_is_said(write):
     assert "column patient_id is not used; group_column patient_id keeps the rows of a patient_id in one split" in (
         found.notes
     )
+
+
+@pytest.mark.parametrize("cell", ["{}.37", "x", "{}%"])
+def test_a_column_called_fold_with_other_cells_is_reported(write, cell):
+    """Random folds were drawn without a remark on the column."""
+    rows = [(letters(20, k), "ab"[k % 2], cell.format(k)) for k in range(12)]
+    found = read_labelled(write(csv(rows, "sequence,label,fold"), "a.csv"))
+    assert found.folds is None
+    assert "column fold is not used: its cells are no folds" in found.notes

@@ -83,3 +83,4 @@ def test_merged_folds_are_named():
     assert found is not None
     assert found.merged(5, "a.csv")[7] == 2
     assert found.names_of(2, 5) == "fold2 and fold7"
+    assert found.names_of(0, 1) == "fold0, fold1, fold2, fold3, fold4 and 5 more"
