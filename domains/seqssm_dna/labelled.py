@@ -296,6 +296,8 @@ def _of_table(
     if invalid != "keep":
         folds = read_folds(table, columns.split)
         used = {sequence, ids, columns.group, *labels} - {None}
+        if columns.split in {sequence, *labels}:
+            raise InputError(f"--data.split_column {columns.split}: the column has another meaning", file=table.path)
         splits = read_splits(table, columns.split, folds, flags, used)
         table.notes += [] if columns.group else patients_note(table, flags)
     notes = [note for note in table.notes if not note.startswith("columns separated by")]

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError, no_column
+from seqssm.files.cells import parse_notation, plain
 from seqssm.files.folds import fold_columns, unused_folds
-from seqssm.files.labels import read_label_cells
+from seqssm.files.labels import is_missing, read_label_cells
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import NO_COLUMN, SPLIT_NAMES, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
@@ -195,7 +196,7 @@ def read_manifest(
     codes: list[list[str]] = [[] for _ in rows]
     if listed and labelled:
         found, remarks = read_label_cells(table, "labels")
-        _refuse_dashes(table, found)
+        _refuse_unknown(table, found)
         codes, notes = [_codes(one) for one in found], notes + remarks
     classes = [] if listed else _class_columns(table, label_columns)
     ignored = [name for name in columns if name not in COLUMNS and name not in classes]
@@ -236,9 +237,15 @@ def _codes(labels: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for name in names if name.casefold() not in UNKNOWN))
 
 
-def _refuse_dashes(table: Table, found: Sequence[Sequence[str]]) -> None:
-    """Raise InputError for a dash among the labels, which may stand for unknown ones or for none."""
-    for row, names in enumerate(found):
+def _refuse_unknown(table: Table, found: Sequence[Sequence[str]]) -> None:
+    """Raise InputError for a dash, which may stand for unknown labels or for none, and for unknown values in dicts."""
+    for row, (cell, names) in enumerate(zip(table.frame["labels"].astype(str), found)):
+        made = parse_notation(plain(cell)) if cell.lstrip()[:1] == "{" else None
+        values = made.values() if isinstance(made, dict) else ()
+        if any(str(one).strip().lower() in MISSING for one in values) and not is_missing(cell):
+            message = "a value of the dict is missing: leave its name out if the label is absent; unknown labels of a "
+            message += "record need one 0/1 column per class, with empty cells"
+            raise InputError(message, file=table.path, place=table.place(row, "labels"))
         dash = next((name for name in names if name in MISSING - UNKNOWN - {"none"}), None)
         if dash is not None:
             message = (
@@ -309,7 +316,7 @@ def _record(
         codes = None if len(unknown) == len(classes) else codes
     else:
         codes, unknown = listed, ()
-        codes = None if not codes and row["labels"].strip().casefold() in UNKNOWN else codes
+        codes = None if not codes and is_missing(row["labels"]) else codes
     file = located(record)
     array = None
     if file.suffix.lower() != ".hea":

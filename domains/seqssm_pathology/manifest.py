@@ -214,6 +214,8 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
             raise no_column(name, table.columns, option=whose, file=path)
     if target is not None and columns.split not in (None, NO_COLUMN, *table.frame):
         raise no_column(str(columns.split), table.columns, option="--data.split_column", file=path)
+    if target is not None and columns.split in columns.used:
+        raise InputError(f"--data.split_column {columns.split}: the column has another meaning", file=path)
     if columns.case not in table.frame:
         say(f"{path}: no column {columns.case}: every slide is treated as a separate case")
 

@@ -165,13 +165,19 @@ def read_folds(name: str, cells: Iterable[object], words: bool = True) -> FoldCo
 
 
 def _named_folds(name: str, texts: list[str], counts: Counter[str]) -> FoldColumn | None:
-    """Folds whose names are neither numbers nor splits; None if the cells are something else."""
-    usual = 2 <= len(counts) <= MOST_NAMES and min(counts.values()) > 1
-    if not usual or any(is_number(text) or text.lower() in (*SPLIT_NAMES, *FLAGS) for text in counts):
+    """Folds whose names are neither numbers nor splits, and occur twice; None if the cells are something else.
+
+    A tenth of the rows may have names that occur once, which are damaged.
+    """
+    names = sorted(text for text, count in counts.items() if count > 1)
+    single = len(counts) - len(names)
+    if not 2 <= len(names) <= MOST_NAMES or 10 * single > counts.total():
         return None
-    shown = dict(enumerate(sorted(counts)))
-    numbers = {text: number for number, text in shown.items()}
-    return FoldColumn(name, [numbers.get(text) for text in texts], shown)
+    if any(is_number(text) or text.lower() in (*SPLIT_NAMES, *FLAGS) for text in names):
+        return None
+    numbers = {text: number for number, text in enumerate(names)}
+    damaged = next(((row, text) for row, text in enumerate(texts) if counts[text] == 1), None)
+    return FoldColumn(name, [numbers.get(text) for text in texts], dict(enumerate(names)), damaged)
 
 
 def _fold_of(text: str) -> tuple[str, int] | None:

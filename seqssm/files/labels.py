@@ -96,6 +96,18 @@ def read_label_cells(
     return [list(dict.fromkeys(filter(None, items[text]))) for text in texts], notes
 
 
+def is_missing(cell: str) -> bool:
+    """Whether a cell has labels, all of which are missing: ``[None]``, ``{'AF': None}``, ``n/a`` or ``;``; not ``[]``.
+
+    Args:
+        cell: the cell.
+    """
+    text = plain(cell)
+    made = parse_notation(text)
+    parts = made.values() if isinstance(made, dict) else split_names(text) if made is None else made
+    return bool(parts) and all(str(part).strip().lower() in MISSING for part in parts)
+
+
 def _read_dicts(
     texts: Sequence[str], dicts: Mapping[str, dict[Any, Any]], path: Path, place: Callable[[int], str]
 ) -> tuple[dict[str, list[str]], list[str]]:

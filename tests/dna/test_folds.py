@@ -111,3 +111,10 @@ def test_a_column_called_fold_with_other_cells_is_reported(write, cell):
     found = read_labelled(write(csv(rows, "sequence,label,fold"), "a.csv"))
     assert found.folds is None
     assert "column fold is not used: its cells are no folds" in found.notes
+
+
+@pytest.mark.parametrize("column", ["label", "sequence"])
+def test_a_column_with_another_meaning_is_no_split(write, column):
+    path = write(csv([(letters(20, k), "ab"[k % 2]) for k in range(12)], "sequence,label"), "a.csv")
+    with pytest.raises(InputError, match=f"split_column {column}: the column has another meaning"):
+        read_labelled(path, columns=LabelColumns(split=column))

@@ -139,3 +139,16 @@ def test_placeholders_are_no_classes(records, capsys):
     assert "None is a class; records without any class are written as []" in printed
     with pytest.raises(InputError, match=r"line 3, column labels: '-' is no class: leave the cell empty if the labels"):
         data_of(records, labels("AF", "-", "SR", "AF"))
+
+
+@pytest.mark.parametrize("cell", ["{'AF': None, 'SR': None}", "[None]", "['n/a']", "['']", ";", "{'AF': nan}"])
+def test_lists_of_missing_labels_are_unknown(records, capsys, cell):
+    """They were records without any class."""
+    data_of(records, labels("AF", cell, "SR", "[]"))
+    assert "6 records without a known label dropped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["None", "nan", "''", "'n/a'"])
+def test_an_unknown_value_of_a_dict_is_not_zero(records, value):
+    with pytest.raises(InputError, match="line 3, column labels: a value of the dict is missing: leave its name out"):
+        data_of(records, labels("AF", f"{{'AF': {value}, 'SR': 1}}", "SR"))

@@ -84,3 +84,11 @@ def test_merged_folds_are_named():
     assert found.merged(5, "a.csv")[7] == 2
     assert found.names_of(2, 5) == "fold2 and fold7"
     assert found.names_of(0, 1) == "fold0, fold1, fold2, fold3, fold4 and 5 more"
+
+
+@pytest.mark.parametrize("cell", ["Osl", "unknown", "7"])
+def test_a_name_that_occurs_once_is_damaged(cell):
+    """All folds were discarded."""
+    found = read_folds("fold", [*["Oslo", "Bergen"] * 8, cell])
+    assert found is not None
+    assert (found.cells, found.damaged) == ({0: "Bergen", 1: "Oslo"}, (16, cell))

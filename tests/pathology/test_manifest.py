@@ -378,3 +378,10 @@ def test_an_id_that_names_a_slide_and_another_case_is_refused_in_a_split(tmp_pat
     assert splits.read_split(table(tmp_path, ",train,val\n0,3,NaN\n", "splits_0.csv"), known)["train"] == ["3"]
     with pytest.raises(InputError, match="is a case and also a slide of case 2"):
         splits.read_split(table(tmp_path, ",train\n0,1\n", "splits_1.csv"), known)
+
+
+def test_a_column_with_another_meaning_is_no_split(tmp_path):
+    """It was an internal error."""
+    path = table(tmp_path, "slide_id,case_id,label\na,A,1\nb,B,0\n")
+    with pytest.raises(InputError, match="split_column label: the column has another meaning"):
+        m.read_manifest(path, "classification", m.Columns(split="label"))
