@@ -9,12 +9,13 @@ from __future__ import annotations
 import keyword
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from numbers import Integral, Real
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ class Option:
         default: value when the option is not given.
         choices: allowed values, or None for any.
         many: whether the option takes one or more values, separated by spaces or commas.
+        pairs: whether each of several values is NAME=VALUE, for which Python also takes a dict.
         bounds: of a number.
         writes: whether it names a file that `predict` writes beside its table; it replaces an existing one only with
             ``--overwrite``.
@@ -105,6 +107,7 @@ class Option:
     default: Any = None
     choices: tuple[str, ...] | None = None
     many: bool = False
+    pairs: bool = False
     bounds: Bounds = Bounds()
     writes: bool = False
     needs: tuple[str, ...] = ()
@@ -120,23 +123,38 @@ class Option:
         """Whether `value` differs from what the option has if it is not given, so that other options depend on it."""
         return value not in (None, False) and value != self.default
 
-    def require_kind(self, value: Any) -> None:
-        """Check the type of a value from Python: a number, or True or False; None, text and paths are accepted.
+    def of_python(self, value: Any) -> Any:
+        """Return a value from Python as the command line gives it.
 
         Args:
-            value: the value, a list of values if the option takes several.
+            value: None, or one of the option's type; a number or path is accepted for text, a scalar of NumPy or
+                PyTorch for a number, a dict for `pairs`. A list, tuple, array or series if the option takes several.
 
         Raises:
             InputError: it has another type.
         """
+        if value is None:
+            return None
+        if not self.many:
+            return self._plain(value)
+        if self.pairs and isinstance(value, Mapping):
+            value = [f"{name}={one}" for name, one in value.items()]
+        if isinstance(value, Mapping | Set):  # neither its keys nor any order is meant
+            raise InputError(f"{self.name}: expected a list, not {type(value).__name__}")
+        value = value.item() if getattr(value, "ndim", None) == 0 else value
+        return [self._plain(one) for one in self.listed(value)]
+
+    def _plain(self, value: Any) -> Any:
+        """Return one value as a plain object of the option's type."""
+        one = value.item() if getattr(value, "ndim", None) == 0 else value
         kinds = {int: (Integral, "a whole number"), float: (Real, "a number"), bool: (bool, "True or False")}
-        if self.type not in kinds:
-            return
-        kind, expected = kinds[self.type]
-        for one in value if self.many and isinstance(value, list | tuple) else [value]:
-            wrong = isinstance(one, bool) != (kind is bool) or not isinstance(one, kind)
-            if one is not None and wrong:
-                raise InputError(f"{self.name} {one!r:.60}: expected {expected}")
+        text = "a file" if self.metavar == "PATH" or self.type is Path else "text"
+        kind, expected = kinds.get(self.type, (str | PathLike | Real, text))
+        if isinstance(one, bool) == (kind is bool) and isinstance(one, kind):
+            return self.type(fspath(one) if isinstance(one, PathLike) else one)
+        if self.type is Path and hasattr(one, "columns"):  # a data frame instead of a table
+            return one
+        raise InputError(f"{self.name} {one!r:.60}: expected {expected}")
 
     def listed(self, given: Any) -> list[Any]:
         """Return the values of a list option from words of one or several values: ``80,90``, or ``80`` and ``90``.

@@ -136,7 +136,9 @@ def require_type(name: str, value: Any, kinds: type | tuple[type, ...], expected
     Raises:
         InputError: the value has another type.
     """
-    if value is not None and not isinstance(value, kinds):
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    stray = isinstance(value, bool) and bool not in kinds  # True is an int, but not a size
+    if value is not None and (stray or not isinstance(value, kinds)):
         shown = f"{value!r:.60} " if isinstance(value, str | int | float) else ""
         kind = f"({type(value).__name__})" if shown else type(value).__name__
         raise InputError(f"{name}: expected {expected}, not {shown}{kind}")

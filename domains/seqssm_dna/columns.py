@@ -94,10 +94,12 @@ def read_splits(
         other = split_column(table, others)
         named = [one for one in others if one.lower() in ("set", "subset", "partition") or split_of_flag(one)]
         if other is not None:
-            table.notes.append(f"column {other} holds splits and is not used; {option} {other} uses it")
+            table.notes.append(
+                f"column {other} holds splits and is not used; {option} {other} uses it in fit, not in kfold"
+            )
         elif named:
             how = "its flags are used by" if split_of_flag(named[0]) else "if it has train, valid and test,"
-            table.notes.append(f"column {named[0]} is not used; {how} {option} {named[0]}")
+            table.notes.append(f"column {named[0]} is not used; {how} {option} {named[0]} in fit, not in kfold")
         return None
     found = []
     for row, cell in enumerate(table.frame[column]):

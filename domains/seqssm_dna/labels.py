@@ -13,7 +13,7 @@ from seqssm.errors import InputError, nearest
 from seqssm.files.cells import split_names
 from seqssm.files.labels import read_label_cells
 from seqssm.files.tables import Table
-from seqssm.metrics.classes import class_list, class_name
+from seqssm.metrics.classes import class_list, class_name, unknown_classes
 
 MANY = 100  # classes; more indicate numbers or identifiers
 MOST = 8  # maximum number of class names in a message
@@ -79,11 +79,23 @@ def label_lists(classes: Sequence[str] | None, table: Table, column: str) -> tup
     names = list(classes) if classes is not None else order_classes(part for own in lists for part in own)
     if not names:
         raise InputError("no row has a label", file=table.path, place=f"column {column}")
+    notes += unknown_note(names)
     truth = np.zeros((len(cells), len(names)), dtype=np.float32)
     for row, own in enumerate(lists):
         places = [table.place(row, column)] * len(own)
         truth[row, class_numbers(own, names, table.path, places)] = 1
     return truth, names, notes
+
+
+def unknown_note(classes: Sequence[str]) -> list[str]:
+    """Warn of classes whose names say that the label is unknown.
+
+    Args:
+        classes: names of the classes.
+    """
+    found = unknown_classes(classes)
+    what = f"warning: {class_list(found)} is a class of its own; if it means that the label is unknown, leave these "
+    return [what + "cells empty and pass --data.invalid drop"] if found else []
 
 
 def absent_classes(classes: Sequence[str], truths: Mapping[str, np.ndarray]) -> list[str]:
@@ -189,6 +201,7 @@ def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> li
             f"warning: class {class_list(joined[:1])} combines other classes: if a sequence can have several labels, "
             "--data.target labels"
         )
+    notes += unknown_note(classes)
     if len(classes) > MANY:
         notes.append(f"warning: {len(classes)} classes; is the label column a number or an identifier?")
     counts = Counter(int(number) for number in truth)

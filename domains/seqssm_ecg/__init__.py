@@ -73,7 +73,7 @@ _ARRAYS = (
     ),
     Option("--array-leads", "leads of .npy, .csv and HDF5 records that do not state them, in their order", many=True),
     Option("--array-unit", "unit of .npy, .csv and HDF5 records that do not state it", str, "mV", ("mV", "uV", "V")),
-    Option("--lead-map", "lead names in the files and their standard names: MLII=II", many=True),
+    Option("--lead-map", "lead names in the files and their standard names: MLII=II", many=True, pairs=True),
     Option("--ignore-checksums", "accept samples that do not match their header's checksum", bool),
     Option("--wfdb-defaults", "use WFDB's 200 per mV and 250 Hz if a header has no gain or rate", bool),
 )

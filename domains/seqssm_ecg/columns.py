@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.folds import fold_columns, is_fold_column, read_folds
+from seqssm.files.folds import fold_columns, is_fold_column, read_folds, several_columns
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import NO_COLUMN, is_patient_column, patient_column, split_column, split_of_cell
 from seqssm.files.tables import Table
@@ -85,8 +85,8 @@ def rename(table: Table, classes: Sequence[str]) -> None:
             table.notes.append(f"column {found[0]} read as {wanted}")
 
 
-def number_folds(table: Table) -> None:
-    """Replace the names of folds (``fold1``, ``A``) by their numbers.
+def number_folds(table: Table) -> list[str]:
+    """Replace the names of folds (``fold1``, ``A``) by their numbers, and return the name of each row's fold.
 
     Args:
         table: the table, whose column ``fold`` is changed.
@@ -94,15 +94,18 @@ def number_folds(table: Table) -> None:
     Raises:
         InputError: a cell is damaged.
     """
-    folds = read_folds("fold", table.frame["fold"]) if "fold" in table.columns else None
+    if "fold" not in table.columns:
+        return [""] * len(table)
+    folds = read_folds("fold", table.frame["fold"])
     if folds is None:
-        return
+        return [str(cell) for cell in table.frame["fold"]]
     if folds.damaged is not None:
         row, cell = folds.damaged
         first = folds.cells[min(folds.cells)]
         message = f"{cell!r} is not a fold such as {first}{OTHER_FOLD}"
         raise InputError(message, file=table.path, place=table.place(row, "fold"))
     table.frame["fold"] = ["" if number is None else str(number) for number in folds.numbers]
+    return ["" if number is None else folds.cells[number] for number in folds.numbers]
 
 
 def ignored_split(table: Table, ignored: Sequence[str]) -> str:
@@ -114,9 +117,9 @@ def ignored_split(table: Table, ignored: Sequence[str]) -> str:
     """
     if {"split", "fold"} & set(table.columns):
         return ""
-    folds = list(fold_columns(table.frame[ignored]))
+    folds = fold_columns(table.frame[ignored])
     if len(folds) > 1:
-        return f"the columns {' and '.join(folds)} hold folds: choose one with --data.split_column, or {NO_COLUMN}"
+        return several_columns(folds, next(iter(folds.values())).cells.values())
     name = split_column(table, ignored)
     if name is None:
         return ""

@@ -19,7 +19,7 @@ from seqssm.files.labels import is_missing, read_label_cells
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import NO_COLUMN, SPLIT_NAMES, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
-from seqssm.metrics.classes import class_counts
+from seqssm.metrics.classes import class_counts, class_list, unknown_classes
 from seqssm_ecg.columns import COLUMNS, OTHER_FOLD, UNKNOWN, choose_split, ignored_split, number_folds, rename
 from seqssm_ecg.files import check_local, find_recordings, header_of, located
 from seqssm_ecg.headers import read_header
@@ -47,6 +47,7 @@ class LabelledRecord:
         place: location in the table for messages: ``"line 7"``.
         content: hash of the samples; ``""`` if not computed.
         unknown: classes whose label is unknown.
+        fold_name: name of the fold in the table.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class LabelledRecord:
     place: str = ""
     content: str = ""
     unknown: tuple[str, ...] = ()
+    fold_name: str = ""
 
     @property
     def labels(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -185,7 +187,7 @@ def read_manifest(
     if splits is not None:
         choose_split(table, splits)
     rename(table, label_columns or ())
-    number_folds(table)
+    folds = number_folds(table)
     _require(table, ("path",))
     columns, notes = table.columns, list(table.notes)
     rows = table.frame.to_dict("records")
@@ -204,13 +206,20 @@ def read_manifest(
         notes.append(f"columns ignored: {', '.join(ignored)}")
     if splits is None:
         notes += unused_folds(fold_columns(table.frame[ignored]).values(), "--data.split_column {column} uses them")
-    records = [_record(table, number, row, classes, codes[number], default) for number, row in enumerate(rows)]
+    records = [
+        _record(table, number, row, classes, codes[number], default, folds[number]) for number, row in enumerate(rows)
+    ]
     _require_one_row(records, path)
     names = classes or sorted({code for record in records for code in record.codes or []})
     if not names and labelled:
         raise InputError("no row has a label", file=path)
     named = [name for name in names if name.casefold() == "none"]
     notes += [f"{name} is a class; records without any class are written as []" for name in named if not classes]
+    unknown = [] if classes else unknown_classes(names)
+    if unknown:
+        notes.append(f"warning: {class_list(unknown)} is a class of its own; cells of unknown labels are left empty")
+    if set(names) <= {"0", "1"} and listed and labelled:
+        notes.append("the labels are 0 and 1; for one class that is present or absent, --data.label_columns labels")
     notes += _unknown_notes(records, classes)
     alone = sum(not record.patient for record in records)
     if 0 < alone < len(records):
@@ -302,7 +311,13 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
 
 
 def _record(
-    table: Table, number: int, row: dict[str, str], classes: Sequence[str], listed: list[str], default: ArraySpec
+    table: Table,
+    number: int,
+    row: dict[str, str],
+    classes: Sequence[str],
+    listed: list[str],
+    default: ArraySpec,
+    fold_name: str,
 ) -> LabelledRecord:
     path, place = table.path, table.place(number)
     if not row["path"]:
@@ -344,6 +359,7 @@ def _record(
         array,
         place,
         unknown=unknown,
+        fold_name=fold_name,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seqssm.errors import InputError
@@ -121,13 +121,13 @@ def _unit(records: list[LabelledRecord]) -> str:
 
 def _by_fold(records: list[LabelledRecord], options: SplitOptions, file: str) -> tuple[dict[str, list[int]], str]:
     _require_all(records, "fold", lambda record: record.fold, file)
-    numbers = sorted({record.fold for record in records if record.fold is not None})
+    names = _fold_names(records)
+    numbers = sorted(names)
     for name in ("val_fold", "test_fold"):
         value = getattr(options, name)
         if value is not None and value not in numbers:
-            raise InputError(
-                f"--data.{name} {value}: expected one of the folds {', '.join(map(str, numbers))}", file=file
-            )
+            known = ", ".join(_shown(names, number) for number in numbers)
+            raise InputError(f"--data.{name} {value}: expected one of the folds {known}", file=file)
     if len(numbers) < 3:
         raise InputError(
             f"has {len(numbers)} folds, at least three are required; alternatively, add a column split, or pass "
@@ -143,7 +143,17 @@ def _by_fold(records: list[LabelledRecord], options: SplitOptions, file: str) ->
     made: dict[str, list[int]] = {name: [] for name in NAMES}
     for place, record in enumerate(records):
         made["test" if record.fold == test else "val" if record.fold == val else "train"].append(place)
-    return made, f"validation fold {val}, test fold {test}"
+    return made, f"validation fold {_shown(names, val)}, test fold {_shown(names, test)}"
+
+
+def _fold_names(records: list[LabelledRecord]) -> dict[int, str]:
+    """Names of the folds of the table by number."""
+    return {one.fold: one.fold_name or str(one.fold) for one in reversed(records) if one.fold is not None}
+
+
+def _shown(names: Mapping[int, str], number: int) -> str:
+    """Number of a fold, as in the options, and its name if that is another one."""
+    return names[number] if names[number] == str(number) else f"{number} ({names[number]})"
 
 
 def _cross(records: list[LabelledRecord], options: SplitOptions, file: str) -> tuple[dict[str, list[int]], str]:
@@ -156,7 +166,8 @@ def _cross(records: list[LabelledRecord], options: SplitOptions, file: str) -> t
     assert options.folds is not None
     assert options.fold is not None
     own = [record.fold for record in records if record.fold is not None]
-    column = FoldColumn("fold", list(own), {number: str(number) for number in own})
+    names = _fold_names(records)
+    column = FoldColumn("fold", list(own), names, [names[number] for number in own])
     ranks = column.merged(options.folds, file, least=3)
     _require_whole_groups(
         records,

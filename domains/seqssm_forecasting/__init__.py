@@ -117,7 +117,7 @@ PREDICT_OPTIONS = (
         "--samples", "sample paths: yhat-sample-1, ..., with the dependence between steps and series", int, bounds=PATHS
     ),
     Option("--sample-seed", "seed of the sample paths", int, 0, bounds=SEED, needs=("--samples",)),
-    Option("--clip", f"bounds of the values, LOW:HIGH or NAME=LOW:HIGH{_AS_TRAINED}", many=True),
+    Option("--clip", f"bounds of the values, LOW:HIGH or NAME=LOW:HIGH{_AS_TRAINED}", many=True, pairs=True),
     Option("--wide", "one column per series instead of one row per series and date", bool),
     Option(
         "--backtest",

@@ -63,7 +63,7 @@ def cross_validation(
     """
     data, model = plain_options("data", data or {}), plain_options("model", model or {})
     require_type("windows", windows, Integral, "a number of windows")
-    require_type("refit", refit, Integral, "True, False or a number")
+    require_type("refit", refit, (bool, Integral), "True, False or a number")
     require_type("models", models, (list, tuple), "a list of names")
     require_type("level", level, (list, tuple, np.ndarray), "a list of levels, as in [80]")
     if windows < 1 or int(refit) < 0:

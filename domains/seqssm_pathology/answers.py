@@ -15,6 +15,7 @@ from seqssm.files.notation import is_number
 from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.numbers import MISSING as NO_NUMBER
 from seqssm.files.tables import Table
+from seqssm.metrics.classes import UNKNOWN, unknown_classes
 
 Target = Literal["classification", "survival", "regression", "labels", "several"]
 Kind = Literal["classification", "survival", "regression", "label"]
@@ -24,8 +25,6 @@ MISSING = {"nan", "na", "n/a", "null"}
 """Missing labels and ids, as R and others write them; "none" can be a class."""
 NOT_KNOWN = re.compile(r"\[[\w ]+\]|'--|not (reported|available|applicable)", re.IGNORECASE)
 """Missing values as the TCGA and GDC portals write them."""
-UNKNOWN = {"unknown", "unk", "not known", "not evaluated", "not recorded", "missing", "indeterminate"}
-"""Missing flags, and labels that are present or absent; a class can have such a name."""
 
 # flags with a meaning independent of the column
 EVENT = {"dead", "deceased", "died", "death", "event", "recurred", "recurrence", "relapsed", "relapse", "progressed",
@@ -270,7 +269,7 @@ def require_classes(labels: Sequence[str], table: Table, name: str) -> str | Non
                 f"combinations is treated as a separate class. To learn {', '.join(sorted(pieces))} separately, make a "
                 "yes/no column of each (--data.target labels --data.label_columns)"
             )
-    placeholders = [one for one in sorted(classes) if one.lower() in UNKNOWN]
+    placeholders = unknown_classes(sorted(classes))
     if placeholders:
         cases = sum(one in placeholders for one in labels)
         return (

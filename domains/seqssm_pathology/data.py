@@ -284,9 +284,11 @@ class BagData(DataModule):
         folds, tell = str(h["folds"]), rank_zero_only(say)
         if folds == "published":
             if self.dataset is None:
-                raise InputError("--data.folds published applies to public data sets only; pass a number or a folder")
+                raise InputError(splits.no_published(manifest), file=manifest.path)
             folds, tell = str(self.find()[0].parent / "splits"), lambda line: None
         parts = splits.split_of(manifest, folds, fold, h["split_seed"], tell, h["split_column"])
+        if h["inner"] == 0 and parts["val"] and parts["test"] and self.dataset is None:
+            tell(f"{manifest.path}: {len(parts['val'])} validation records are training records (--data.inner 0)")
         return self._validation(parts, manifest)
 
     def _validation(self, parts: dict[str, list[str]], manifest: Manifest) -> dict[str, list[str]]:

@@ -89,6 +89,19 @@ def split_of(
     return parts
 
 
+def no_published(manifest: Manifest) -> str:
+    """Message on a manifest of the user, which has no published folds: what to pass instead.
+
+    Args:
+        manifest: the manifest.
+    """
+    message = "--data.folds published is for public data sets only; pass "
+    own = next(iter(fold_columns({name: _cells(name, manifest) for name in manifest.marks}).values()), None)
+    if own is not None:
+        return f"{message}--data.folds {own.count} for the folds of the column {own.name}, or a folder of split files"
+    return f"{message}a number, --data.folds 5, or a folder of split files"
+
+
 def one_split(column: str, fold: int, manifest: Manifest) -> dict[str, list[str]]:
     """Read the splits of a column of the manifest (`read_column`), which has no folds.
 

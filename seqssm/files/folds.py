@@ -18,7 +18,7 @@ _NAME = re.compile(
     r"|splits?|partitions?|subset"
 )
 LISTED = 5  # maximum number of merged folds in a message
-MOST_NAMES = 50  # maximum number of folds with names
+MOST_NAMES = 50  # maximum number of folds with names, and in columns whose name does not say that they hold folds
 OTHER = "or pass --data.split_column none for random folds"
 _CELL = re.compile(r"(?:([^\W\d_]+)[\s_.:#-]*)?(\d{1,9})(?:\.0+)?")
 
@@ -31,6 +31,7 @@ class FoldColumn:
         name: name of the column.
         numbers: fold of each row; None where the cell is empty or damaged.
         cells: names of the folds as in the table, by number.
+        texts: cell of each row.
         damaged: first row whose cell is not a fold, and the cell; None if all are.
         others: further columns of folds, none of which was chosen.
         decides: whether the user chose the column, or its name says that it determines the split.
@@ -39,6 +40,7 @@ class FoldColumn:
     name: str
     numbers: list[int | None]
     cells: dict[int, str]
+    texts: list[str]
     damaged: tuple[int, str] | None = None
     others: tuple[str, ...] = ()
     decides: bool = False
@@ -53,7 +55,8 @@ class FoldColumn:
         damaged = None
         if self.damaged is not None and self.damaged[0] in chosen:
             damaged = (chosen.index(self.damaged[0]), self.damaged[1])
-        return replace(self, numbers=[self.numbers[row] for row in chosen], damaged=damaged)
+        numbers, texts = [self.numbers[row] for row in chosen], [self.texts[row] for row in chosen]
+        return replace(self, numbers=numbers, texts=texts, damaged=damaged)
 
     @property
     def count(self) -> int:
@@ -76,11 +79,7 @@ class FoldColumn:
             InputError: several columns hold folds, or a row has no fold.
         """
         if self.others:
-            names = " and ".join((self.name, *self.others))
-            advice = f"choose one with --data.split_column, {OTHER}"
-            if set(self.cells.values()) <= FLAGS:
-                advice = f"if each marks one fold, merge them into one column; otherwise {advice}"
-            raise InputError(f"the columns {names} hold folds: {advice}", file=file)
+            raise InputError(several_columns([self.name, *self.others], self.cells.values()), file=file)
         if self.damaged is not None:
             row, cell = self.damaged
             first = self.cells[min(self.cells)]
@@ -88,8 +87,10 @@ class FoldColumn:
             raise InputError(message, file=file, place=place(row))
         found = [number for number in self.numbers if number is not None]
         if len(found) < len(self.numbers):
-            message = f"column {self.name}: no fold, as other rows have; fill it in, {OTHER}"
-            raise InputError(message, file=file, place=place(self.numbers.index(None)))
+            row = self.numbers.index(None)
+            cell = f" ({self.texts[row]!r})" if self.texts[row] else ""
+            message = f"column {self.name}: no fold{cell}, as other rows have; fill it in, {OTHER}"
+            raise InputError(message, file=file, place=place(row))
         return found
 
     def merged(self, count: int, file: str | Path, least: int = 2) -> dict[int, int]:
@@ -120,6 +121,19 @@ class FoldColumn:
         names = [self.cells[number] for number in sorted(self.cells)[rank::count]]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
         return " and ".join(names) if not more else ", ".join(names[:LISTED]) + more
+
+
+def several_columns(names: Iterable[str], cells: Iterable[str]) -> str:
+    """Message on several columns of folds, of which none was chosen.
+
+    Args:
+        names: the columns.
+        cells: names of the folds of one of them.
+    """
+    advice = f"choose one with --data.split_column, {OTHER}"
+    if set(cells) <= FLAGS:
+        advice = f"if each marks one fold, merge them into one column of fold numbers; otherwise {advice}"
+    return f"the columns {' and '.join(names)} hold folds: {advice}"
 
 
 def is_fold_column(column: str) -> bool:
@@ -161,23 +175,29 @@ def read_folds(name: str, cells: Iterable[object], words: bool = True) -> FoldCo
     if len(shown) < 2:
         return None
     damaged = next(((row, text) for row, text in enumerate(texts) if text in known and text not in folds), None)
-    return FoldColumn(name, [folds.get(text) for text in texts], shown, damaged)
+    return FoldColumn(name, [folds.get(text) for text in texts], shown, texts, damaged)
 
 
 def _named_folds(name: str, texts: list[str], counts: Counter[str]) -> FoldColumn | None:
     """Folds whose names are neither numbers nor splits, and occur twice; None if the cells are something else.
 
-    A tenth of the rows may have names that occur once, which are damaged.
+    Case and the number of spaces do not matter. A tenth of the rows may have names that occur once, which are damaged.
     """
-    names = sorted(text for text, count in counts.items() if count > 1)
-    single = len(counts) - len(names)
+    plain = {text: " ".join(text.split()).casefold() for text in counts}
+    total: Counter[str] = Counter()
+    for text, count in counts.items():
+        total[plain[text]] += count
+    shown = {plain[text]: text for text, _ in reversed(counts.most_common())}
+    names = sorted((one for one, count in total.items() if count > 1), key=shown.__getitem__)
+    single = len(total) - len(names)
     if not 2 <= len(names) <= MOST_NAMES or 10 * single > counts.total():
         return None
-    if any(is_number(text) or text.lower() in (*SPLIT_NAMES, *FLAGS) for text in names):
+    if any(is_number(one) or one in (*SPLIT_NAMES, *FLAGS) for one in names):
         return None
-    numbers = {text: number for number, text in enumerate(names)}
-    damaged = next(((row, text) for row, text in enumerate(texts) if counts[text] == 1), None)
-    return FoldColumn(name, [numbers.get(text) for text in texts], dict(enumerate(names)), damaged)
+    numbers = {text: names.index(plain[text]) for text in counts if total[plain[text]] > 1}
+    damaged = next(((row, text) for row, text in enumerate(texts) if text in counts and text not in numbers), None)
+    cells = {number: shown[one] for number, one in enumerate(names)}
+    return FoldColumn(name, [numbers.get(text) for text in texts], cells, texts, damaged)
 
 
 def _fold_of(text: str) -> tuple[str, int] | None:
@@ -191,7 +211,7 @@ def _fold_of(text: str) -> tuple[str, int] | None:
 def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, FoldColumn]:
     """Return the columns that hold folds by their names and cells, without copies of others.
 
-    Columns without "fold" in the name hold at least three.
+    Columns without "fold" in the name hold 3 to 50.
 
     Args:
         columns: cells of columns, by column.
@@ -200,7 +220,7 @@ def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, FoldColum
     for name in filter(is_fold_column, columns):
         named = "fold" in name.casefold()
         folds = read_folds(name, columns[name], named)
-        if folds is not None and folds.count >= (2 if named else 3):
+        if folds is not None and (folds.count >= 2 if named else 3 <= folds.count <= MOST_NAMES):
             equal = any((one.numbers, one.damaged) == (folds.numbers, folds.damaged) for one in found.values())
             found |= {} if equal else {name: folds}
     return found

@@ -90,10 +90,26 @@ def read_label_cells(
     items = {text: names[text] if text in names else _items(text, one, marks, whole) for text, one in made.items()}
     vectors = {text: items[text] for text in items if not isinstance(made[text], dict)}
     _refuse_vectors(texts, vectors, table.path, lambda row: table.place(row, column))
+    beside = set()
     for text in items:
-        if text not in whole and text[:1] + text[-1:] in KINDS:
-            items[text] = [name for name in items[text] if name not in ("nan", "NaN", "None", "null", "<NA>")]
+        kept = items[text] if text in whole else _without_missing(items[text], text[:1] + text[-1:] in KINDS, whole)
+        beside |= {text} if any(kept) and kept != items[text] else set()
+        items[text] = kept
+    if beside:
+        row = next(row for row, text in enumerate(texts) if text in beside)
+        count = sum(text in beside for text in texts)
+        what = f"{count} cells with missing labels beside others, which are left out"
+        notes.append(f"{what} (first: {table.place(row, column)}, {_shown(texts[row])})")
     return [list(dict.fromkeys(filter(None, items[text]))) for text in texts], notes
+
+
+def _without_missing(names: list[str], listed: bool, whole: Collection[str]) -> list[str]:
+    """Drop placeholders for missing labels, except known labels; outside of lists, not if there is nothing else."""
+    lost = MISSING - {"", "-", "--", "---", "none"}  # a dash or "none" can be a label
+    kept = [name for name in names if name in whole or not (name.lower() in lost or (listed and name == "None"))]
+    if any(kept) or not listed:
+        return kept if any(kept) else names
+    return [name for name in names if name not in ("nan", "NaN", "None", "null", "<NA>")]
 
 
 def is_missing(cell: str) -> bool:

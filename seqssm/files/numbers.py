@@ -24,9 +24,9 @@ Decimal = Literal["auto", "point", "comma"]
 
 LARGEST = 1e100
 """Magnitude of a measured value; the square of a far larger one, as in a variance, overflows."""
-MISSING = {"", "nan", "na", "n/a", "n.a.", "n.d.", "null", "none", "missing", "<na>", "nat", "-", "--", "---", "?", ".",
-           "..", "...", "–", "—", "#n/a", "#na", "#n/d", "#nv", "#value!", "#wert!", "#div/0!", "#ref!", "#num!",
-           "#name?", "#null!"}  # fmt: skip
+MISSING = {"", "nan", "na", "n/a", "n.a.", "n.d.", "null", "none", "missing", "<na>", "np.nan", "pd.na", "nat", "-",
+           "--", "---", "?", ".", "..", "...", "–", "—", "#n/a", "#na", "#n/d", "#nv", "#value!", "#wert!",
+           "#div/0!", "#ref!", "#num!", "#name?", "#null!"}  # fmt: skip
 """Lower-case placeholders for missing numbers, including Excel's error values."""
 MARKS = {".": "point", ",": "comma"}
 GROUPS = "'’  \u00a0\u202f\u2009٬"

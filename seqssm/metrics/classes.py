@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 RARE = 5  # records; a class with fewer cannot be learned or tested
+UNKNOWN = {"unknown", "unk", "not known", "not evaluated", "not recorded", "not done", "not assessed", "not annotated",
+           "missing", "indeterminate", "unlabelled", "unlabeled", "pending", "tbd"}  # fmt: skip
+"""Missing flags, and labels that are present or absent, in lower case; a class can have such a name."""
 
 
 def class_name(name: str) -> str:
@@ -22,6 +25,11 @@ def class_list(names: Iterable[str]) -> str:
 def class_counts(counts: Mapping[str, float]) -> str:
     """Format the number of records per class: ``AF 12, "status 15, sinus" 40``."""
     return ", ".join(f"{class_name(name)} {int(count)}" for name, count in counts.items())
+
+
+def unknown_classes(names: Iterable[str]) -> list[str]:
+    """Return the classes whose names say that the label is unknown."""
+    return [name for name in names if name.casefold() in UNKNOWN]
 
 
 def rare_classes(counts: Mapping[str, int], hints: bool = True) -> str:

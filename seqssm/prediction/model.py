@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
-from numbers import Integral
+from collections.abc import Iterator, Mapping, Sized
+from numbers import Integral, Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,19 +126,14 @@ class Model:
         today |= {python_name(name): name for name in known}
         named = {today.get(name, name) for name in given_names(options)}
         options = {today.get(name, name): value for name, value in options.items()}
-        for name, value in options.items():
+        for name, value in list(options.items()):
             if name not in known:
                 near = nearest(name, [python_name(one) for one in known])
                 raise InputError(f"{self.domain.name} has no option {name}{near}")
+            options[name] = value = known[name].of_python(value)
             choices = known[name].choices
             if choices and value is not None and value not in choices:
                 raise InputError(f"{name} {value}: expected one of {', '.join(choices)}")
-        options = {
-            name: known[name].listed(value) if known[name].many and value is not None else value
-            for name, value in options.items()
-        }
-        for name, value in options.items():
-            known[name].require_kind(value)
             known[name].bounds.require(name, value)
         defaults = {name: option.default for name, option in known.items()}
         make, given = resolve(self.domain.predictor), Values({**defaults, **options}, named)
@@ -248,8 +243,11 @@ class Model:
         return self._table(predictor, self._records(predictor, inputs), batch_size, num_workers, folder)
 
     def _records(self, predictor: Predictor, inputs: Any) -> Iterator[Record]:
-        if isinstance(inputs, list | tuple) and not inputs:
-            raise InputError("no inputs: the list is empty")
+        if inputs is None or isinstance(inputs, Number | bytes):
+            raise InputError(f"expected files, or data in memory, not {inputs!r:.60} ({type(inputs).__name__})")
+        inputs = list(inputs) if isinstance(inputs, Iterator) else inputs
+        if isinstance(inputs, Sized) and not len(inputs):
+            raise InputError(f"no inputs: the {type(inputs).__name__} is empty")
         if isinstance(inputs, str | Path):
             return predictor.records([Path(inputs)])
         if isinstance(inputs, list | tuple) and all(isinstance(one, str | Path) for one in inputs):

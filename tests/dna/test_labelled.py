@@ -293,7 +293,8 @@ def test_flags_of_a_split_are_the_split_or_reported(write):
     path = write(
         csv([(letters(20, k), "ab"[k % 2], int(k % 3 > 0)) for k in range(12)], "sequence,label,is_train"), "a.csv"
     )
-    assert "column is_train holds splits and is not used; split_column is_train uses it" in read_labelled(path).notes
+    note = "column is_train holds splits and is not used; split_column is_train uses it in fit, not in kfold"
+    assert note in read_labelled(path).notes
     found = read_labelled(path, columns=LabelColumns(split="is_train"))
     assert found.splits == ["test", "train", "train"] * 4
     with pytest.raises(InputError, match="line 2, column is_train: split '2': expected train, valid or test"):

@@ -295,6 +295,33 @@ def test_columns_of_folds_are_read_or_reported(records, capsys):
         data_of(records, table.assign(cv_fold=[n % 4 for n in range(COUNT)]))
     data = data_of(records, table.assign(kfold=[f"fold{n % 5}" for n in range(COUNT)]))
     assert {data.labelled[k].fold for k in data.split["test"]} == {4}
+    assert "validation fold 3 (fold3), test fold 4 (fold4)" in capsys.readouterr().out
+    flags = {f"fold_{k}": [int(n % 3 == k) for n in range(COUNT)] for k in range(3)}
+    with pytest.raises(InputError, match=r"fold_2 hold folds: if each marks one fold, merge them into one column"):
+        data_of(records, labels("AF", "NORM").assign(**flags))
+
+
+def test_folds_with_names(records, capsys):
+    """They were numbers in all messages."""
+    sites = labels("AF", "NORM").assign(fold=[("Oslo", "Bergen", "Malmo")[n % 3] for n in range(COUNT)])
+    data = data_of(records, sites, fold=1, folds=3)
+    assert {data.labelled[k].fold_name for k in data.split["test"]} == {"Malmo"}
+    assert "fold 1 of 3, test Malmo and validation Oslo of the table" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"expected one of the folds 0 \(Bergen\), 1 \(Malmo\), 2 \(Oslo\)"):
+        data_of(records, sites, val_fold=7)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (("AF; n/a", "NORM"), "12 cells with missing labels beside others, which are left out (first: line 2"),
+        (("unknown", "NORM"), "warning: unknown is a class of its own; cells of unknown labels are left empty"),
+        (("0", "1"), "the labels are 0 and 1; for one class that is present or absent, --data.label_columns labels"),
+    ],
+)
+def test_doubtful_labels_are_reported(records, capsys, cells, message):
+    data_of(records, labels(*cells))
+    assert message in capsys.readouterr().out
 
 
 def test_columns_with_other_cells_are_no_splits(records, capsys):

@@ -89,3 +89,34 @@ def test_networks_are_importable_classes():
     for arguments in ({"network": "bogus"}, {"network": "cnn", "depth": 2}, {"d_modl": 3}, {"d_model": 0}):
         with pytest.raises(InputError):
             EcgTask(classes=["a"], lead_set=12, window_s=1, sampling_rate_hz=100, **arguments).build_model()
+
+
+def test_options_from_python_have_the_types_of_python(model):
+    """NumPy's numbers were an internal error of each record, and dicts one of the whole call."""
+    values = np.stack(list(simulate.recording(["AF"], 9.0, 250.0, 5).values()))
+    leads = list(simulate.recording(["AF"], 9.0, 250.0, 5))
+    expected = model.predict(values, array_rate_hz=250)[P].to_numpy()
+    for rate in (np.float32(250), np.float16(250), np.int64(250), torch.tensor(250.0)):
+        found = model.predict(values, array_rate_hz=rate, array_leads=np.array(leads))
+        np.testing.assert_array_equal(found[P].to_numpy(), expected)
+    own = {f"own {name}": row for name, row in zip(leads, values)}
+    found = model.predict(own, array_rate_hz=250, lead_map={f"own {name}": name for name in leads})
+    np.testing.assert_array_equal(found[P].to_numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (None, {}, r"expected files, or data in memory, not None"),
+        (5, {}, r"expected files, or data in memory, not 5 \(int\)"),
+        ({}, {}, "no inputs: the dict is empty"),
+        (iter([]), {}, "no inputs: the list is empty"),
+        ([], {}, "no inputs: the list is empty"),
+        ("a", {"batch_size": True}, r"batch_size: expected a whole number, not True \(bool\)"),
+        ("a", {"array_leads": {"I": 1}}, "array_leads: expected a list, not dict"),
+        ("a", {"lead_map": 3}, "--lead-map 3: expected NAME=LEAD"),
+    ],
+)
+def test_arguments_of_predict_are_checked(model, data, options, message):
+    with pytest.raises(InputError, match=message):
+        model.predict(data, **options)

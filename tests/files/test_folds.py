@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from seqssm.errors import InputError
 from seqssm.files.folds import chosen_folds, fold_columns, is_fold_column, read_folds
 
 NAMES = ("fold", "KFold", "CV fold", "strat_fold", "outer-fold", "test_fold", "fold2", "cv", "CV split", "partition")
@@ -92,3 +93,33 @@ def test_a_name_that_occurs_once_is_damaged(cell):
     found = read_folds("fold", [*["Oslo", "Bergen"] * 8, cell])
     assert found is not None
     assert (found.cells, found.damaged) == ({0: "Bergen", 1: "Oslo"}, (16, cell))
+
+
+def test_case_and_spaces_do_not_make_another_fold():
+    """Oslo and oslo were two folds."""
+    found = read_folds("fold", ["Oslo", "oslo ", "Bergen", "Oslo", "bergen", "South  East", "south east"])
+    assert found is not None
+    assert found.numbers == [1, 1, 0, 1, 0, 2, 2]
+    assert [found.cells[k] for k in (0, 1)] == ["Bergen", "Oslo"]
+
+
+def test_a_missing_fold_is_named_with_its_cell():
+    found = read_folds("fold", ["1", "2", "#REF!", "3"])
+    assert found is not None
+    with pytest.raises(InputError, match=r"row 2: column fold: no fold \('#REF!'\), as other rows have"):
+        found.require(lambda row: f"row {row}", "a.csv")
+
+
+def test_numbered_records_are_no_folds():
+    """Any count that 5 divides was merged into 5 folds."""
+    numbers = [f"p{k}" for k in range(60)] * 2
+    assert not fold_columns({"partition": numbers, "cv": numbers})
+    assert list(fold_columns({"fold": numbers})) == ["fold"]
+
+
+def test_flags_of_folds_are_to_be_merged():
+    flags = {f"fold_{k}": [str(int(row == k)) for row in range(3)] for k in range(3)}
+    found = chosen_folds(flags, None)
+    assert found is not None
+    with pytest.raises(InputError, match="fold_0 and fold_1 and fold_2 hold folds: if each marks one fold, merge them"):
+        found.require(str, "a.csv")

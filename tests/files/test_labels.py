@@ -296,3 +296,17 @@ def test_intervals_in_a_column_of_intervals_are_names():
         InputError, match=r"line 1: '\(0, 5\)' is a list of labels, or an interval .* '0 to 5'\. Several"
     ):
         require_one_class(["(0, 5)", "(5, 10)"], Path("m.csv"), lambda row: f"line {row + 1}", "Several: elsewhere")
+
+
+@pytest.mark.parametrize("cell", ["AF; n/a", "['AF', nan]", "AF;np.nan", "AF|?", "['AF', 'NA']"])
+def test_missing_labels_beside_others_are_reported(cell):
+    """They were left out without a word."""
+    names, notes = read_label_cells(table_of_frame(pd.DataFrame({"labels": ["SR", cell]}), text=True), "labels")
+    assert names == [["SR"], ["AF"]]
+    assert len(notes) == 1
+    assert "1 cells with missing labels beside others, which are left out (first: row 2, column labels" in notes[0]
+
+
+def test_known_labels_are_not_missing():
+    table = table_of_frame(pd.DataFrame({"labels": ["?;AF", "n/a"]}), text=True)
+    assert read_label_cells(table, "labels", whole={"?"}) == ([["?", "AF"], ["n/a"]], [])

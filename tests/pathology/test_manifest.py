@@ -354,6 +354,17 @@ def test_the_folds_of_the_manifest_are_used(tmp_path, capsys, name):
     assert splits.split_of(found, "5", 0, 1, print, "split")["test"] == [f"C{k}" for k in range(20) if k % 5 == 1]
 
 
+def test_published_folds_are_not_those_of_an_own_manifest(tmp_path):
+    """The message named neither the manifest nor its folds."""
+    rows = "".join(f"s{k},C{k},f{k % 4},{k // 2 % 2}\n" for k in range(8))
+    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,cv_fold,label\n{rows}"), "classification")
+    assert splits.no_published(found).endswith(
+        "pass --data.folds 4 for the folds of the column cv_fold, or a folder of split files"
+    )
+    found = m.read_manifest(table(tmp_path, "slide_id,case_id,label\na,A,1\nb,B,0\n"), "classification")
+    assert splits.no_published(found).endswith("pass a number, --data.folds 5, or a folder of split files")
+
+
 def test_columns_of_splits_that_cannot_be_used(tmp_path):
     def read(rows, column="split"):
         found = m.read_manifest(table(tmp_path, f"slide_id,case_id,{column},label\n{rows}"), "classification")

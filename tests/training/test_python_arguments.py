@@ -116,10 +116,35 @@ def test_a_section_without_class_keeps_the_class_of_the_preset(tmp_path, monkeyp
 def test_options_of_predict_have_a_type(kind, value, message):
     """They ended in an internal error of each record, or were rounded."""
     with pytest.raises(InputError, match=rf"^{message}$"):
-        Option("--chunk-size", "", kind).require_kind(value)
-    good = {int: np.int64(3), float: 3, bool: False}[kind]
-    for accepted in (good, None):
-        Option("--chunk-size", "", kind).require_kind(accepted)
+        Option("--chunk-size", "", kind).of_python(value)
+    good = {int: np.int64(3), float: np.float32(3), bool: np.bool_(False)}[kind]
+    found = Option("--chunk-size", "", kind).of_python(good)
+    assert (type(found), found) == (kind, good.item())
+    assert Option("--chunk-size", "", kind).of_python(None) is None
+
+
+def test_options_of_text_are_those_of_the_command_line():
+    """Numbers, lists and dicts ended in errors of Python."""
+    one, several = Option("--name", ""), Option("--names", "", many=True)
+    pairs, file = Option("--map", "", many=True, pairs=True), Option("--file", "", metavar="PATH")
+    assert one.of_python(Path("a")) == "a"
+    assert one.of_python(5) == "5"
+    assert several.of_python(("a", 1, Path("b"))) == ["a", "1", "b"]
+    assert several.of_python(np.array([80, 90])) == ["80", "90"]
+    assert several.of_python(np.array(80)) == ["80"]
+    assert pairs.of_python({"MLII": "II", 1: "V1"}) == ["MLII=II", "1=V1"]
+    assert pairs.of_python("MLII=II,A=V1") == ["MLII=II", "A=V1"]
+    for option, value, message in (
+        (one, ["a"], r"name \['a'\]: expected text"),
+        (file, {}, "file {}: expected a file"),
+        (file, True, "file True: expected a file"),
+        (several, {"a": "b"}, "names: expected a list, not dict"),
+        (several, {"a", "b"}, "names: expected a list, not set"),
+        (several, [None], "names None: expected text"),
+        (several, [["a"]], r"names \['a'\]: expected text"),
+    ):
+        with pytest.raises(InputError, match=rf"^{message}$"):
+            option.of_python(value)
 
 
 @pytest.mark.parametrize(("name", "root"), [(None, None), ("etth1", 3), ("etth1", ["a"])])
