@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOOR_2 = (
-    ("errors", "version", "environment", "domain", "given"),
+    ("errors", "version", "environment", "bounds", "domain", "given"),
     ("orders",),
     ("nn",),
     ("files",),
@@ -31,6 +31,7 @@ LIGHT = (
     "errors",
     "version",
     "environment",
+    "bounds",
     "domain",
     "given",
 )  # modules of one floor, which import each other in this order

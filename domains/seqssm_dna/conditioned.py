@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.domain import Bounds
+from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 from seqssm_dna.model import GenomeLM
 from seqssm_dna.rivals import GruLM

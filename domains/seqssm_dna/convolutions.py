@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.domain import Bounds
+from seqssm.bounds import Bounds
 from seqssm.nn.padding import Rows
 from seqssm.nn.state import State
 from seqssm.training.sizes import require_rates, require_sizes

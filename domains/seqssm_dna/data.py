@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from seqssm.domain import COUNT, RATE, Bounds
+from seqssm.bounds import COUNT, RATE, Bounds
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
 from seqssm.files.fingerprint import of_parts, spread

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.domain import RATE, Bounds
+from seqssm.bounds import RATE, Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.classes import class_list
 from seqssm.metrics.columns import ID

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from seqssm.domain import ACCELERATOR, COUNT, OVERWRITE, SEED, Bounds, Command, Option
+from seqssm.bounds import COUNT, SEED, Bounds
+from seqssm.domain import ACCELERATOR, OVERWRITE, Command, Option
 
 LONGEST = 12  # maximum context of the Markov model, bases; the counts of order 12 take 0.5 GB
 STRANDS = ("checkpoint", "forward", "both")

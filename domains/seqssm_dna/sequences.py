@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from seqssm.domain import COUNT, RATE, SEED, Bounds
+from seqssm.bounds import COUNT, RATE, SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
 from seqssm.files.splits import NO_COLUMN, require_fold

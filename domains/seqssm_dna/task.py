@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.domain import COUNT, Bounds, resolve
+from seqssm.bounds import COUNT, Bounds
+from seqssm.domain import resolve
 from seqssm.errors import InputError, NotApplicableError
 from seqssm.metrics.columns import write_test_records
 from seqssm.metrics.gather import gathered

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from seqssm.domain import Bounds
+from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 from seqssm.files.splits import require_fold
 from seqssm.metrics.classes import class_counts, class_list, rare_classes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqssm.domain import COUNT, RATE, Bounds
+from seqssm.bounds import COUNT, RATE, Bounds
 
 RATES = (50.0, 10_000.0)  # Hz; a rate outside this range indicates a corrupt header
 RATE_HZ = Bounds(*RATES)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqssm.domain import RATE, Bounds
+from seqssm.bounds import RATE, Bounds
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric
 from seqssm.training.data import derive_seed

@@ -13,7 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqssm.domain import RATE, Bounds, resolve
+from seqssm.bounds import RATE, Bounds
+from seqssm.domain import resolve
 from seqssm.errors import InputError, NotApplicableError
 from seqssm.metrics.classes import class_list
 from seqssm.metrics.columns import ID, write_test_records

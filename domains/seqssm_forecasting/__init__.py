@@ -7,7 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from seqssm.domain import COUNT, FIGURES, SEED, Added, Baseline, Bounds, DataSet, Domain, Effect, Option
+from seqssm.bounds import COUNT, SEED, Bounds
+from seqssm.domain import FIGURES, Added, Baseline, DataSet, Domain, Effect, Option
 
 __all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba", "cross_validation"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seqssm.domain import COUNT, FIGURES, OVERWRITE, Added, Bounds, Command, Domain, Effect, Option, Renamed
+from seqssm.bounds import COUNT, Bounds
+from seqssm.domain import FIGURES, OVERWRITE, Added, Command, Domain, Effect, Option, Renamed
 from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES, TRAINED
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from seqssm.domain import SEED, Baseline, Bounds, DataSet
+from seqssm.bounds import SEED, Bounds
+from seqssm.domain import Baseline, DataSet
 
 NAME = "pathology"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from seqssm.domain import Bounds
+from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.bootstrap import LEVEL, Part, bootstrap, ends
 from seqssm.metrics.columns import ID, PATIENT, write_test_records

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from seqssm.domain import RATE
+from seqssm.bounds import RATE
 from seqssm.errors import InputError, no_column
 from seqssm.files.content import DAMAGED
 from seqssm.files.tables import read_table

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seqssm.bounds import COUNT
 from seqssm.cli.options import Parser, add
 from seqssm.cli.reading import Reading, find_reading
 from seqssm.compress.methods import METHODS, RECIPES, STATES
-from seqssm.domain import COUNT, OVERWRITE, Option
+from seqssm.domain import OVERWRITE, Option
 from seqssm.errors import InputError
 from seqssm.files.outputs import require_checkpoint
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seqssm.bounds import Bounds
 from seqssm.cli.fit import split
 from seqssm.cli.options import Parser, add
-from seqssm.domain import OVERWRITE, Bounds, Option
+from seqssm.domain import OVERWRITE, Option
 from seqssm.errors import InputError
 from seqssm.files.outputs import require_students
 

@@ -6,9 +6,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from seqssm.bounds import SEED, Bounds
 from seqssm.cli.fit import split
 from seqssm.cli.options import Parser, add
-from seqssm.domain import ACCELERATOR, OVERWRITE, SEED, Bounds, Domain, Option
+from seqssm.domain import ACCELERATOR, OVERWRITE, Domain, Option
 from seqssm.errors import InputError
 from seqssm.files.outputs import require_checkpoint
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqssm.bounds import Bounds
 from seqssm.cli.options import Parsed, Parser, add, require_models
-from seqssm.domain import ACCELERATOR, Bounds, Domain, Option, domains, find_domain
+from seqssm.domain import ACCELERATOR, Domain, Option, domains, find_domain
 from seqssm.errors import ExitCode, InputError, other_domain
 from seqssm.files.disk import require_new, require_suffix, require_writable
 from seqssm.files.outputs import TABLES

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqssm.domain import Bounds
+from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
 from seqssm.nn.etf import EtfHead, cosines_of, last_layer

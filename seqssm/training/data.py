@@ -19,7 +19,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
-from seqssm.domain import SEED, Bounds
+from seqssm.bounds import SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.files.disk import require_no_pipes
 from seqssm.files.notes import note

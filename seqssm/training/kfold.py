@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seqssm.domain import SEED, Baseline, Domain, Option, resolve
+from seqssm.bounds import SEED
+from seqssm.domain import Baseline, Domain, Option, resolve
 from seqssm.environment import processes_announced
 from seqssm.errors import ExitCode, InputError, flags_named, nearest
 from seqssm.files.disk import require_writable

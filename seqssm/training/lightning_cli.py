@@ -19,7 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from seqssm.domain import COUNT, SEED, Bounds, resolve
+from seqssm.bounds import COUNT, SEED, Bounds
+from seqssm.domain import resolve
 from seqssm.errors import InputError
 from seqssm.training.arguments import SECTIONS, Arguments
 from seqssm.training.callbacks import LAST_EPOCH

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
-from seqssm.domain import Bounds
+from seqssm.bounds import Bounds
 from seqssm.errors import InputError, nearest
 from seqssm.training.sizes import require_depth, require_fits
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqssm.domain import Bounds
+from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 
 if TYPE_CHECKING:

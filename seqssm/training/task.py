@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.parsing import save_hyperparameters
 from torch import Tensor, nn
 
-from seqssm.domain import Bounds
+from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.gather import add_loss
 from seqssm.metrics.metric import Metric

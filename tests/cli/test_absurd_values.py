@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
+from seqssm.bounds import Bounds
 from seqssm.cli import main as console
 from seqssm.cli import predict as prediction
 from seqssm.cli.main import main
-from seqssm.domain import Bounds, Option, domains, resolve
+from seqssm.domain import Option, domains, resolve
 from seqssm.errors import InputError
 from seqssm.training import networks, presets
 from seqssm.training.kfold import Study, kfold
