@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.bounds import NONE, Bounds
-from seqssm.errors import InputError
+from seqssm.errors import InputError, nearest
 
 _told: set[str] = set()  # domains that cannot be loaded and were reported
 
@@ -398,6 +398,10 @@ def domains() -> dict[str, Domain]:
     return found
 
 
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
 def find_domain(name: str, file: Any = None) -> Domain:
     """Return the installed domain `name`.
 
@@ -405,9 +409,13 @@ def find_domain(name: str, file: Any = None) -> Domain:
         InputError: the domain, or a package that it needs, is not installed; `file` is the checkpoint that needs it.
     """
     known = domains()
+    if name not in known and file is None:
+        raise InputError(
+            f"no domain {name!r} is installed{nearest(str(name), known) or f'; there are {_listed(known)}'}"
+        )
     if name not in known:
         raise InputError(
-            f"belongs to the domain {name!r}, which is not installed (installed: {', '.join(known)})", file=file
+            f"belongs to the domain {name!r}, which is not installed (installed: {_listed(known)})", file=file
         )
     known[name].require(file)
     return known[name]

@@ -99,7 +99,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _similar(name: str, known: list[str], cutoff: float) -> list[str]:
-    """Return the most similar name, with those that are as similar, in the order of `known`."""
+    """Return the most similar name, with those that are as similar, in the order of `known`; case counts last."""
+    same = [one for one in known if one.casefold() == name.casefold()]
+    if same:
+        return same
     found = get_close_matches(name, known, n=SIMILAR, cutoff=cutoff)
     ratios = {one: SequenceMatcher(None, one, name).ratio() for one in found}
     best = max(ratios.values(), default=0.0)

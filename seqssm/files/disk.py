@@ -265,7 +265,7 @@ def writing(path: Path) -> Iterator[None]:
             trouble = "cannot create a folder here"
         if trouble is None:
             raise
-        raise InputError(f"{trouble}; files completed earlier are kept", file=path) from error
+        raise InputError(f"{trouble}; any files completed earlier are kept", file=path) from error
 
 
 def refusal(error: BaseException | None) -> str | None:

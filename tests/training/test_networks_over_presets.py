@@ -60,3 +60,4 @@ def test_equally_similar_names_are_all_suggested():
     assert nearest("etth", ["weather", "etth1", "etth2"]) == "; did you mean etth1 or etth2?"
     assert nearest("model.d_modle", ["model.d_model", "model"]) == "; did you mean model.d_model?"
     assert nearest("zzz", ["abc"]) == nearest("zzz", []) == ""
+    assert nearest("ECG", ["dna", "ecg"]) == "; did you mean ecg?"
