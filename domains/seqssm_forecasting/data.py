@@ -362,11 +362,13 @@ class ForecastingData(DataModule):
         self.futr_exog = torch.from_numpy(scale(plan.values, self.future_mean, self.future_std).astype(np.float32))
 
     def _naive_error(self, train: np.ndarray, inside: np.ndarray) -> Tensor:
-        if self.fitted is None:
-            own = np.where(inside, train, np.nan)  # no errors outside the span of a series
-            return naive_error(own[:, -self.outputs :], self.season)
-        kept = self.fitted.get("naive_error")
-        return torch.full((self.outputs,), torch.nan, dtype=torch.float64) if kept is None else kept
+        kept = None if self.fitted is None else self.fitted.get("naive_error")
+        if kept is not None:
+            return kept
+        if self.external:
+            return torch.full((self.outputs,), torch.nan, dtype=torch.float64)
+        own = np.where(inside, train, np.nan)  # no errors outside the span of a series
+        return naive_error(own[:, -self.outputs :], self.season)
 
     def _read_statics(self, series: Series) -> None:
         self.static, self.static_text, self.static_rules = None, "", []
@@ -386,7 +388,7 @@ class ForecastingData(DataModule):
         self.frame = frame
 
     def use_summary(self, summary: Mapping[str, Any], external: bool) -> None:
-        self.fitted, self.external = summary if external else None, external
+        self.fitted, self.external = summary, external
 
     def identities(self, split: str) -> list[dict[str, str]]:
         """Return one identity per date; dates with equal values in all series are the same record."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqssm.bounds import COUNT, Bounds
 from seqssm.domain import FIGURES, OVERWRITE, Added, Command, Domain, Effect, Option, Renamed
-from seqssm_pathology.catalogue import BASELINES, DATA_SETS, NAME, PLACES, TRAINED
+from seqssm_pathology.catalogue import ATTENTION, BASELINES, DATA_SETS, NAME, PLACES, POOLED, TRAINED
 
 if TYPE_CHECKING:
     from seqssm_pathology.data import BagData
@@ -102,17 +102,18 @@ DOMAIN = Domain(
     },
     models={
         **{name: ("--model.network", name) for name in TRAINED},
-        "srmamba_published": ("--model.network", "srmamba", "--model.pad_to_stride", "true"),
-        "srmamba_positive": ("--model.network", "srmamba", "--model.positive_definite", "true"),
-        "srmamba_importance": ("--model.network", "srmamba", "--model.importance", "true"),
-        "srmamba_file": ("--model.network", "srmamba", "--data.order", "file"),
-        "srmamba_serpentine": ("--model.network", "srmamba", "--data.order", "serpentine"),
-        "srmamba_hilbert": ("--model.network", "srmamba", "--data.order", "hilbert"),
+        **{name: ("--model.network", name, *ATTENTION) for name in POOLED},
+        "srmamba_published": ("--model.network", "srmamba", *ATTENTION, "--model.pad_to_stride", "true"),
+        "srmamba_positive": ("--model.network", "srmamba", *ATTENTION, "--model.positive_definite", "true"),
+        "srmamba_importance": ("--model.network", "srmamba", *ATTENTION, "--model.importance", "true"),
+        "srmamba_file": ("--model.network", "srmamba", *ATTENTION, "--data.order", "file"),
+        "srmamba_serpentine": ("--model.network", "srmamba", *ATTENTION, "--data.order", "serpentine"),
+        "srmamba_hilbert": ("--model.network", "srmamba", *ATTENTION, "--data.order", "hilbert"),
         "srmamba_shuffled": ("--model.network", "srmamba", "--model.pool", "mixed", "--model.shuffles", "8"),
         "srmamba_mixed": ("--model.network", "srmamba", "--model.pool", "mixed"),
         "abmil_mixed": ("--model.network", "abmil", "--model.pool", "mixed"),
-        "srmamba_random": ("--model.network", "srmamba", "--data.order", "random"),
-        "srmamba_family": ("--model.network", "srmamba", "--data.order", "family"),
+        "srmamba_random": ("--model.network", "srmamba", *ATTENTION, "--data.order", "random"),
+        "srmamba_family": ("--model.network", "srmamba", *ATTENTION, "--data.order", "family"),
     },
     baselines=BASELINES,
     metrics="seqssm_pathology.metrics:METRICS",

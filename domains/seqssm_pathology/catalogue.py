@@ -34,6 +34,9 @@ TRAINED = (
     "clam_sb", "clam_mb", "dsmil", "dtfd",
 )  # fmt: skip
 """Names of the trained networks, those of `model.NETWORKS`."""
+POOLED = ("srmamba", "bimamba", "mamba", "abmil", "abmil_gated")
+"""Networks with a choice of the pooling; as models of ``kfold`` they have attention pooling, whatever the preset."""
+ATTENTION = ("--model.pool", "attention")
 
 BASELINES = tuple(
     Baseline(name, f"seqssm_pathology.baselines:{name}")

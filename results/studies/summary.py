@@ -45,6 +45,7 @@ LINES = (
     Line("PTB-XL, 1,819 records", "AUROC", "ecg_ptbxl_small", "auroc", "mamba", True, ecg.TITLES),
     Line("MUSK1", "accuracy", "pathology_musk1", "accuracy", "srmamba", True, pathology.TITLES, ".900 (gated ABMIL)"),
     Line("UCSB breast", "accuracy", "pathology_ucsb", "accuracy", "srmamba", True, pathology.TITLES),
+    Line("Elephant, ten folds", "accuracy", "recipes_elephant", "score", "srmamba_mixed", True, pathology.TITLES),
     Line("TCGA glioma", "C-index", "pathology_gbmlgg", "c_index", "srmamba_file", True, pathology.TITLES),
     Line("splice junctions", "accuracy", "dna_splice", "accuracy", "stem", True, dna.TITLES),
     Line("CTCF peaks, chromosome 20", "AUROC", "dna_ctcf", "auroc", "stem", True, dna.TITLES),

@@ -33,6 +33,7 @@ class Compared:
         values: its test scores.
         records: its test predictions; None if the domain stores none.
         ids: ids of its test records; None if unknown.
+        changed: how the tested records differ from those at the training; empty if they do not.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Compared:
     values: dict[str, float | None]
     records: TestRecords | None
     ids: set[str] | None
+    changed: str = ""
 
 
 def compare(paths: Sequence[str | Path]) -> Report:
@@ -90,7 +92,9 @@ def describe(name: str, run: Run) -> Compared:
     records = test_records(run)
     rows = read_split(run.folder)
     ids = None if rows is None else {row["id"] for row in rows if row["split"] == "test"}
-    return Compared(name, run, run.metrics["test"]["metrics"], records, set(records.ids) if records else ids or None)
+    test = run.metrics["test"]
+    ids = set(records.ids) if records else ids or None
+    return Compared(name, run, test["metrics"], records, ids, test.get("changed") or "")
 
 
 def of_runs(runs: list[Compared]) -> Report:
@@ -134,6 +138,9 @@ def of_runs(runs: list[Compared]) -> Report:
 
 def same_records(first: Compared, other: Compared) -> tuple[bool, str]:
     """Whether two runs tested the same records in the same way, and if not, why."""
+    for one in (first, other):
+        if one.changed:
+            return False, f"the test records of {one.name} have changed since its training ({one.changed})"
     if first.ids is None or other.ids is None:
         return False, "the test records are unknown (no split.csv)"
     if first.ids != other.ids:

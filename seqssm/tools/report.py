@@ -221,6 +221,8 @@ def provenance(content: dict[str, Any]) -> str:
     """Describe the checkpoint and the data of a test."""
     lines = [f"- Checkpoint: `{content['checkpoint']}`"] if content.get("checkpoint") else []
     lines += [f"- `--data.{name} {value}`" for name, value in (content.get("data") or {}).items()]
+    if content.get("changed"):
+        lines.append(f"- The data have changed since the training: {content['changed']}")
     for split, count in (content.get("overlap") or {}).items():
         lines.append(f"- {count} of the tested records are in the run's {split} split")
     lines += [f"- {line.strip()}" for line in content.get("notes", [])]

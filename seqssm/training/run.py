@@ -407,11 +407,11 @@ def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination
     from seqssm.training.unchanged import ChangeCheck
 
     run = cli.trainer.test if command == "test" else cli.trainer.validate
-    check = OverlapCheck(where.run)
+    check, change = OverlapCheck(where.run), ChangeCheck(where.run)
     if where.differing:
         cli.trainer.callbacks.append(check)  # type: ignore[attr-defined]
     elif command == "test":
-        cli.trainer.callbacks.append(ChangeCheck(where.run))  # type: ignore[attr-defined]
+        cli.trainer.callbacks.append(change)  # type: ignore[attr-defined]
     run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     report = (
         cli.model.report
@@ -423,7 +423,7 @@ def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination
     if report is None or not report.metrics:
         raise InputError(f"the data set has no {'test' if command == 'test' else 'validation'} part")
     print(report.text())
-    content = {**where.record(check.counts), **report.to_dict(), "notes": lines}
+    content = {**where.record(check.counts, change.changed), **report.to_dict(), "notes": lines}
     print(f"written: {where.folder.update_metrics(command, content)}", file=sys.stderr)
     if command == "test" and where.run.holds_run():
         print(f"next: seqssm report {shlex.quote(str(where.run.path))}")

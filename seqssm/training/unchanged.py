@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from seqssm.errors import InputError
 from seqssm.training.about import About
 from seqssm.training.data import DataModule
-from seqssm.training.external import read_split, split_rows, write_split
+from seqssm.training.external import overlapping, read_split, split_rows, write_split
 from seqssm.training.run_folder import ABOUT, RunFolder
 
 TARGETS, INPUTS = "targets", "inputs"  # entries of `about.json`: a digest of each split
@@ -107,18 +107,56 @@ def require_unchanged(folder: RunFolder, data: DataModule) -> None:
         raise InputError(f"the data are not those of this run ({why}); {advice}", file=folder.path)
 
 
+def trained_on(rows: Sequence[Mapping[str, str]], data: DataModule) -> list[str]:
+    """Return the ids of test records that a run was trained or validated on, without those that already were then.
+
+    Args:
+        rows: rows of the run's `split.csv`.
+        data: the data module, after `setup`.
+    """
+
+    moving = data.positional
+
+    def stable(some: Iterable[Mapping[str, str]], but: str = "") -> list[dict[str, str]]:
+        return [{name: value for name, value in row.items() if name not in moving or name == but} for row in some]
+
+    known, before = stable(rows), stable((row for row in rows if row["split"] == "test"), "id")
+    then, now = overlapping(before, known), overlapping(stable(data.identities("test"), "id"), known)
+    return [name for split, ids in now.items() for name in ids if name not in then[split]]
+
+
 class ChangeCheck(Callback):
-    """Warns before a test if the test records are not those at the time of the training.
+    """Compares the test records with those at the time of the training, before a test of the run's own data.
 
     Args:
         run: the run's folder.
+
+    Attributes:
+        changed: how the test records differ; empty if they do not.
     """
 
     def __init__(self, run: RunFolder) -> None:
-        self.run = run
+        self.run, self.changed = run, ""
 
     def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
+        """Report changes.
+
+        Raises:
+            InputError: the run was trained on some of the test records, because the data, and so the split, changed.
+        """
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.changed = changes(self.run, data, ("test",))
+        if not self.changed:
+            return
+        what = f"the data have changed since the training: {self.changed}"
+        ids = trained_on(read_split(self.run) or [], data)
+        if ids:
+            own = [name for group in data.sources for name in group if data.hparams.get(name) is not None]
+            copy = f" (test RUN --data.{own[0]} COPY)" if own else ""
+            raise InputError(
+                f"{what}; the run was trained on {len(ids)} of the present test records (first: {ids[0]}). Restore the "
+                f"data, or test all of them as other data, which need another name{copy}",
+                file=self.run.path,
+            )
         if trainer.is_global_zero:
-            why = changes(self.run, trainer.datamodule, ("test",))  # type: ignore[attr-defined]
-            if why:
-                print(f"warning: the data have changed since the training: {why}", file=sys.stderr)
+            print(f"warning: {what}", file=sys.stderr)

@@ -168,6 +168,10 @@ def test_an_old_run_has_the_same_test_figures(name, copy):
     require_same_figures(*revised(name, evaluated(name, copy(name))))
 
 
+SHIFTS = ("pool.w.bias",)
+"""Biases of scores in a softmax, which removes them: their gradients are rounding, which AdamW scales to full steps."""
+
+
 @pytest.mark.parametrize("name", RESUMABLE)
 def test_an_old_run_resumes_to_the_same_weights(name, copy):
     require_old_order(name, HERE / "runs" / name / "last.ckpt")
@@ -179,6 +183,8 @@ def test_an_old_run_resumes_to_the_same_weights(name, copy):
     if found["sha256"] != before["sha256"]:  # another CPU, or another order of additions
         assert list(found["sums"]) == list(before["sums"])
         for key, (total, absolute) in before["sums"].items():
+            if key.endswith(SHIFTS):
+                continue
             assert np.allclose(found["sums"][key], [total, absolute], rtol=0, atol=RTOL * max(1.0, absolute)), key
 
 

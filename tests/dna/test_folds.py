@@ -89,7 +89,9 @@ def test_sites_are_folds(write):
         assert f"test fold 2 of 3, south in the column {column or 'fold'}" in how
         assert [split == "test" for split in found.splits] == [row[2] == "south" for row in rows]
     flags = [(letters(20, k), "ab"[k % 2], *(int(k % 3 == one) for one in range(3))) for k in range(24)]
-    with pytest.raises(InputError, match="hold folds: if each marks one fold, merge them into one column; otherwise"):
+    with pytest.raises(
+        InputError, match="hold folds: if each marks one fold, merge them into one column of fold numbers; otherwise"
+    ):
         require_folds(read_labelled(write(csv(flags, "sequence,label,fold_1,fold_2,fold_3"), "b.csv")), 3)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -355,3 +356,38 @@ def test_hints_of_predict_name_its_own_options(trained, my_csv, tmp_path, capsys
     message = capsys.readouterr().err
     assert "missing value, --sentinels -9999" in message
     assert "--data." not in message
+
+
+def test_a_run_whose_file_has_changed(fit, frame, tmp_path, capsys):
+    """The scaler was fitted anew, training rows were tested, and other values were compared as the same records."""
+    run, path = fit(frame), tmp_path / "x.csv"
+    before = json.loads((run / "metrics.json").read_text())["test"]
+    assert "changed" not in before
+    values = frame.columns[1:]
+    frame.assign(**{name: 2 * frame[name] for name in values}).to_csv(path, index=False)
+    shutil.copytree(run, tmp_path / "other")
+    capsys.readouterr()
+    assert main(["forecasting", "test", str(run)]) == 0
+    assert "warning: the data have changed since the training: " in capsys.readouterr().err
+    after = json.loads((run / "metrics.json").read_text())["test"]
+    shutil.copy(path, tmp_path / "copy.csv")
+    assert main(["forecasting", "test", str(run), "--data.file", str(tmp_path / "copy.csv")]) == 0
+    external = json.loads((run / f"test-{tmp_path.name}-copy" / "metrics.json").read_text())["test"]
+    assert after["metrics"]["mse"] > 2 * before["metrics"]["mse"], "the scale of the training"
+    assert external["metrics"]["mse"] == pytest.approx(after["metrics"]["mse"], rel=1)
+    assert "are gone or changed" in after["changed"]
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "other"), str(run)]) == 0
+    assert "the test records of run have changed since its training" in capsys.readouterr().out
+    assert main(["report", str(run)]) == 0
+    assert "The data have changed since the training" in (run / "report.html").read_text()
+    frame[:250].to_csv(path, index=False)
+    assert main(["forecasting", "test", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "the run was trained on 50 of the present test records" in error
+    assert "test RUN --data.file COPY" in error
+    assert json.loads((run / "metrics.json").read_text())["test"] == after
+    path.write_text(frame.to_csv(index=False))
+    more = pd.concat([frame, simulate.series(420, 3)[400:]])
+    more.to_csv(path, index=False)
+    assert main(["forecasting", "test", str(run)]) == 0, "new rows move the test part, which has no training row"

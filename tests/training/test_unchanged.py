@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from seqssm.domain import find_domain, resolve
-from seqssm.training.unchanged import INPUTS, digests
+from seqssm.training.unchanged import INPUTS, digests, trained_on
 
 
 def write_genome(folder: Path, seed: int) -> dict:
@@ -103,3 +103,32 @@ def test_changed_contents_of_equal_shape_are_noticed_and_copies_are_not(tmp_path
     changed = [split for split in found[0][0] if found[0][0][split] != found[2][0][split]]
     assert changed, "their contents are not"
     assert changed == ["train"] or domain != "dna"
+
+
+def test_records_that_a_run_was_trained_on_are_found():
+    """After a change of the data, records of the training split were tested without a word."""
+
+    class Data:
+        positional = ()
+
+        def __init__(self, *rows):
+            self.rows = list(rows)
+
+        def identities(self, split):
+            assert split == "test"
+            return self.rows
+
+    kept = [
+        {"split": "train", "id": "1", "patient": "p", "hash": "a"},
+        {"split": "val", "id": "2", "patient": "q", "hash": "b"},
+        {"split": "test", "id": "3", "patient": "r", "hash": "a"},  # the same record twice, from the beginning
+        {"split": "test", "id": "4", "patient": "s", "hash": "d"},
+    ]
+    same = [{name: value for name, value in row.items() if name != "split"} for row in kept[2:]]
+    assert trained_on(kept, Data(*same)) == []
+    assert trained_on(kept, Data(*same, {"id": "5", "patient": "t", "hash": "e"})) == []
+    assert trained_on(kept, Data(*same, {"id": "5", "patient": "p", "hash": "e"})) == ["5"]
+    assert trained_on(kept, Data({"id": "2", "patient": "", "hash": "x"})) == ["2"]
+    lines = Data({"id": "2", "patient": "", "hash": "x"}, {"id": "1", "patient": "", "hash": "b"})
+    lines.positional = ("id",)  # the numbers of lines
+    assert trained_on(kept, lines) == ["1"]
