@@ -39,8 +39,8 @@ def fit(
     Args:
         domain: ``"ecg"``, ``"forecasting"``, ``"pathology"``, ...
         preset: name of a preset, or a YAML file; by default the domain's preset for the user's own files.
-        data: the user's file; a data frame (pandas, polars, pyarrow); options of the data module (``{"file": "my.csv",
-            "horizon": 24}``), of which the file may be a data frame; or a data module.
+        data: the user's file; a data frame (pandas, polars, pyarrow; not of genomes); options of the data module
+            (``{"file": "my.csv", "horizon": 24}``), of which the file may be a data frame; or a data module.
         model: options of the task (``{"d_model": 64}``), or a task.
         trainer: options of Lightning's Trainer (``{"max_epochs": 5}``); also ``early_stopping`` and
             ``seed_everything``.
@@ -64,7 +64,8 @@ def fit(
         sections["data"] = plain_options("data", {name: value for name, value in data.items() if not is_frame(value)})
         frames = [name for name in data if name not in sections["data"]]
         if frames and frames != [_file_option(one, chosen, data)]:
-            raise InputError(f"data: {frames[0]} cannot be a DataFrame")
+            only = f"with the preset {chosen}, only {_file_option(one, chosen, data)} can be one"
+            raise InputError(f"data: {frames[0]} cannot be a DataFrame; {only}")
         options.frame = as_pandas(data[frames[0]]) if frames else None
     elif isinstance(data, str | Path):
         sections["data"] = {_file_option(one, chosen): str(data)}
@@ -85,7 +86,7 @@ def fit(
     keep: Any = None
     if output is None:
         keep = tempfile.TemporaryDirectory(prefix="seqssm-")
-        output = Path(keep.name) / "run"
+        output, options.hints = Path(keep.name) / "run", False  # the folder is removed at the end
     finished = run.fit(one, [chosen], options, output=output, overwrite=overwrite)
     trained = load(finished.folder.path / BEST)
     trained.run, trained.data, trained.keep = finished.folder.path, finished.cli.datamodule, keep

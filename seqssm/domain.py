@@ -100,7 +100,9 @@ class Option:
             return self.type(fspath(one) if isinstance(one, PathLike) else one)
         if self.type is Path and hasattr(one, "columns"):  # a data frame instead of a table
             return one
-        raise InputError(f"{self.name} {one!r:.60}: expected {expected}")
+        shown = repr(one)
+        shown = shown if len(shown) < 60 and "\n" not in shown else f"({type(one).__name__})"
+        raise InputError(f"{self.name} {shown}: expected {expected}")
 
     def listed(self, given: Any) -> list[Any]:
         """Return the values of a list option from words of one or several values: ``80,90``, or ``80`` and ``90``.

@@ -373,6 +373,13 @@ class GenomeData(DataModule):
         pieces = (self.contigs.fetch(one.contig, one.start + first, one.start + end) for one, first, end in places)
         return of_parts(part for piece in pieces for part in piece if part is not None) if own else ""
 
+    def use_frame(self, frame: Any) -> None:
+        """Refuse a data frame, which holds labelled sequences."""
+        raise InputError(
+            "data: genomes are read from files (fasta); a data frame holds labelled sequences, which need another "
+            'preset: preset="finetune"'
+        )
+
     def predict_words(self) -> list[str]:
         return [str(path) for path in self.find()[0]]
 

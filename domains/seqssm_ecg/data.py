@@ -200,7 +200,11 @@ class EcgData(Extensible):
         self.source.frame = frame
 
     def predict_words(self) -> list[str]:
-        return [str(common_folder(record.path for record in self.labelled))]
+        rates = {record.array.rate_hz for record in self.labelled if record.array is not None} - {None}
+        rate = ["--array-rate-hz", f"{rates.pop():g}"] if len(rates) == 1 else []
+        leads = ["--array-leads", *self.hparams["array_leads"]] if self.hparams["array_leads"] else []
+        unit = [] if self.hparams["array_unit"] == "mV" else ["--array-unit", self.hparams["array_unit"]]
+        return [str(common_folder(record.path for record in self.labelled)), *rate, *leads, *unit]
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seqssm.errors import InputError, unknown_output
+from seqssm.files.frames import as_pandas, is_frame
 from seqssm.files.notes import note
 from seqssm.files.numbers import real_array
 from seqssm.metrics.columns import OutputColumns
@@ -113,12 +114,14 @@ class EcgPredictor(Predictor):
 
         Args:
             data: array (leads, n) or (n, leads), array of several records (records, leads, n), mapping from lead names
-                to (n,), or list of these.
+                to (n,), data frame with a column per lead, or list of these.
 
         Raises:
             InputError: `data` has a different form.
         """
         self._require_classes()
+        if is_frame(data) and "path" in as_pandas(data).columns:
+            raise InputError('a manifest cannot be predicted: pass its recordings, list(frame["path"])')
         several = isinstance(data, list | tuple) or (isinstance(data, np.ndarray) and data.ndim == 3)
         for index, one in enumerate(data if several else [data]):
             name = Path(f"array {index}")
@@ -136,6 +139,7 @@ class EcgPredictor(Predictor):
 
     def _in_memory(self, data: Any, name: Path) -> Recording:
         spec, names = self.reading["array"], None
+        data = dict(as_pandas(data).items()) if is_frame(data) else data
         if isinstance(data, Mapping):
             names, data = tuple(map(str, data)), list(data.values())
         try:

@@ -345,11 +345,10 @@ class ForecastingData(DataModule):
         """Fit the scaler of the variates, and scale the future covariates."""
         self.plan, self.futr_exog = plan, None
         self.future_names = [] if plan is None else list(plan.columns)
-        kept = None if self.fitted is None else self.fitted
-        if kept is None:
-            self.mean, self.std, self.constant = scaler(train, series)
-        else:
-            self.mean, self.std, self.constant = kept["mean"], kept["std"], []
+        kept = self.fitted
+        found = (kept["mean"], kept["std"], []) if kept is not None and self.external else scaler(train, series)
+        self.mean, self.std, self.constant = found if kept is None else (kept["mean"], kept["std"], [])
+        self.own_scale = torch.cat(found[:2]).tolist()  # tells whether the training rows are those of the run
         if plan is None:
             return
         if kept is None:
@@ -365,10 +364,9 @@ class ForecastingData(DataModule):
         kept = None if self.fitted is None else self.fitted.get("naive_error")
         if kept is not None:
             return kept
-        if self.external:
-            return torch.full((self.outputs,), torch.nan, dtype=torch.float64)
-        own = np.where(inside, train, np.nan)  # no errors outside the span of a series
-        return naive_error(own[:, -self.outputs :], self.season)
+        own = np.where(inside, train, np.nan)[:, -self.outputs :]  # no errors outside the span of a series
+        unknown = torch.full((self.outputs,), torch.nan, dtype=torch.float64)
+        return unknown if self.external else naive_error(own, self.season)
 
     def _read_statics(self, series: Series) -> None:
         self.static, self.static_text, self.static_rules = None, "", []
@@ -399,8 +397,8 @@ class ForecastingData(DataModule):
         return self.series.identities(first, end)
 
     def inputs(self, split: str) -> str:
-        """Return a digest of the scale, which test data share with training, future covariates and static features."""
-        scales = [f"{value:.6g}" for value in (*self.mean.tolist(), *self.std.tolist())]
+        """Return a digest of the scale of the training rows, of the future covariates and of the static features."""
+        scales = [f"{value:.6g}" for value in self.own_scale]
         plan = [] if self.plan is None else [*self.plan.columns, self.plan.values[slice(*self.splits[split])]]
         return of_parts([*scales, *plan, self.static_text])
 

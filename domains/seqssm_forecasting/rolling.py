@@ -109,7 +109,8 @@ def _options(name: str | None) -> dict[str, Any]:
         return {}
     known = _domain().models
     if name not in known:
-        raise InputError(f"models: no such model: {name}{nearest(name, known)}")
+        hint = nearest(name, known) or f"; there are {', '.join(known)}"
+        raise InputError(f"models: no such model: {name}{hint}")
     words = known[name]
     return {flag.removeprefix("--model."): yaml.safe_load(value) for flag, value in list(pairwise(words))[::2]}
 

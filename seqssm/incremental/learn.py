@@ -38,7 +38,7 @@ class Recipe:
 
     steps: int = 50
     learning_rate: float = 5e-3
-    batch_size: int = 32
+    batch_size: int = 64
     mixing: float = 0.0
     spread: float = 1.0
     on_base: float = 0.25

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -27,7 +27,8 @@ from seqssm.training.callbacks import LAST_EPOCH
 from seqssm.training.checkpoint import AtomicCheckpointIO, class_name, public
 from seqssm.training.data import DataModule
 from seqssm.training.effects import require_effects
-from seqssm.training.networks import complete, linked
+from seqssm.training.lists import option_types
+from seqssm.training.networks import complete, linked, parameters
 from seqssm.training.sizes import MOST_PROCESSES
 from seqssm.training.task import Task
 
@@ -227,10 +228,28 @@ class TrainingCLI(LightningCLI):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "args given twice": they are always passed explicitly
             super().parse_arguments(parser, args)
+        self._require_no_nulls()
         seed = self.config.get("seed_everything")
         SEED.require("--seed_everything", seed)
         if self.given["model"] is None:
             self._finish_model()
+
+    def _require_no_nulls(self) -> None:
+        """Raise InputError for null in an option that needs a value, which jsonargparse accepts in configs.
+
+        Options of networks are null where the chosen one has none of that name.
+        """
+        kinds = {"trainer": {name: one.annotation for name, one in parameters(Trainer).items()}}
+        values = {"trainer": self.config.trainer}
+        if self.given["data"] is None:
+            cls = resolve(":".join(self.config.data.class_path.rsplit(".", 1)))
+            kinds["data"], values["data"] = option_types(cls), self.config.data.init_args
+        for section, own in values.items():
+            for name, kind in kinds[section].items():
+                if name in own and own[name] is None and type(None) not in get_args(kind) and kind is not Any:
+                    wanted = get_args(kind) if get_origin(kind) is Union else (kind,)
+                    types = " or ".join(type_name(str(one)) for one in wanted)
+                    raise InputError(f"config: {section}.{name}: expected {types}, not null")
 
     def _finish_model(self) -> None:
         """Complete the config for `config.yaml`: arguments shared with the data, and the network's defaults."""

@@ -117,7 +117,7 @@ def moved(options: Mapping[str, Any], kept: Mapping[str, Any], names: Sequence[s
 
 
 def current(options: Mapping[str, Any], later: Mapping[str, Any], names: Sequence[str], base: Path) -> dict[str, Any]:
-    """Return the options of a checkpoint whose files are gone with the paths that its run was continued with.
+    """Return the options of a checkpoint, of whose files some are gone, with the paths that its run was continued with.
 
     Args:
         options: options of the checkpoint.
@@ -125,8 +125,10 @@ def current(options: Mapping[str, Any], later: Mapping[str, Any], names: Sequenc
         names: those that name files.
         base: the folder that the paths of both are relative to.
     """
-    gone = [name for name in names if name in options and name in later and not all_exist(options[name], base)]
-    return {**options, **{name: later[name] for name in gone if all_exist(later[name], base)}}
+    both = [name for name in names if name in options and name in later]
+    if all(all_exist(options[name], base) for name in both):
+        return dict(options)
+    return {**options, **{name: later[name] for name in both if all_exist(later[name], base)}}  # they belong together
 
 
 def with_option(error: InputError, options: Mapping[str, Any]) -> InputError:

@@ -50,6 +50,7 @@ class Options:
         command: the command line as typed, for the record of the run.
         stages: networks whose outputs are added to those of the new one (`seqssm.training.teacher.add_stages`).
         alone: fraction of the training records without them.
+        hints: whether to print what can be done next.
     """
 
     overrides: Sequence[str] = ()
@@ -62,6 +63,7 @@ class Options:
     command: str | None = None
     stages: Sequence[Any] = ()
     alone: float = 0.0
+    hints: bool = True
 
 
 @dataclass
@@ -205,10 +207,12 @@ def _train(
     if first:
         best = "" if keeper.best is None else f", {keeper.monitor} {keeper.best:.4f}"
         print(f"best: epoch {keeper.best_epoch}{best}")
+    if first and options.hints:
         print(f"run: {folder.path}")
         print(f"next: seqssm {domain.name} test {shlex.quote(str(folder.path))}")
         model = shlex.quote(str(folder.path / BEST))
-        inputs = shlex.join(cli.datamodule.predict_words()) or domain.example_input
+        example = domain.example_input if options.frame is None else "FILE"
+        inputs = shlex.join(cli.datamodule.predict_words()) or example
         inputs = " ".join([inputs, *map(shlex.quote, cli.model.predict_words())])
         commands = cli.model.usage(str(folder.path / BEST))
         for line in commands or [f"seqssm predict {model} {inputs} --output predictions.csv"]:

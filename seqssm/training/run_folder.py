@@ -58,10 +58,12 @@ class RunFolder:
         if self.holds_run():
             if overwrite:
                 return
-            resume = f"--resume {shlex.quote(str(self.path))}" if command.endswith("fit") else "--resume"
+            how = f"continue it with `{command} --resume {shlex.quote(str(self.path))}`"
+            if not command.endswith("fit"):
+                how = f"continue it by `--resume` in the `{command}` command that began it"
             raise InputError(
-                f"already contains a run: continue it with `{command} {resume}`, replace it with `--overwrite`, "
-                "or choose another folder with `--output`",
+                f"already contains a run: {how}, replace it with `--overwrite`, or choose another folder with "
+                "`--output`",
                 file=self.path,
             )
 

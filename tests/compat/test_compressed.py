@@ -56,11 +56,11 @@ def compressed(folder, capsys):
 
 PAIRS = (
     ("forecasting_smamba", "w8a8"),
-    ("forecasting_smamba", "w4a16"),
+    pytest.param("forecasting_smamba", "w4a16", marks=pytest.mark.long),
     ("ecg_mamba", "w4a8"),
     ("ecg_stream", "w8a8"),
     ("pathology_srmamba", "w8a8"),
-    ("pathology_srmamba", "w8a16"),
+    pytest.param("pathology_srmamba", "w8a16", marks=pytest.mark.long),
 )
 
 

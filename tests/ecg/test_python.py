@@ -120,3 +120,25 @@ def test_options_from_python_have_the_types_of_python(model):
 def test_arguments_of_predict_are_checked(model, data, options, message):
     with pytest.raises(InputError, match=message):
         model.predict(data, **options)
+
+
+def test_a_frame_is_a_recording_with_a_column_per_lead(model):
+    values = simulate.recording(["AF"], 9.0, 250.0, 5)
+    expected = model.predict(values, array_rate_hz=250)[P].to_numpy()
+    found = model.predict(pd.DataFrame(values).iloc[:, ::-1], array_rate_hz=250)
+    np.testing.assert_array_equal(found[P].to_numpy(), expected)
+    with pytest.raises(InputError, match="a manifest cannot be predicted: pass its recordings"):
+        model.predict(pd.DataFrame({"path": ["a.npy"], "labels": ["AF"]}))
+
+
+def test_the_hint_after_a_fit_has_the_rate_of_arrays(tmp_path):
+    """Without it, every record failed."""
+    rows = []
+    for number in range(12):
+        values = np.stack(list(simulate.recording([CLASSES[number % 2]], 4.0, 100.0, number).values()))
+        np.save(tmp_path / f"r{number}.npy", values)
+        rows.append({"path": f"r{number}.npy", "labels": CLASSES[number % 2], "rate_hz": 100})
+    pd.DataFrame(rows).to_csv(tmp_path / "m.csv", index=False)
+    data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2)
+    data.setup("fit")
+    assert data.predict_words() == [str(tmp_path), "--array-rate-hz", "100"]

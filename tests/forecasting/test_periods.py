@@ -329,7 +329,7 @@ def test_integers_are_numbers_or_dates_as_in_the_training(tmp_path, cells, axis,
 @pytest.mark.parametrize(
     ("learned", "new", "expected"),
     [
-        (range(1000, 1300), range(2000, 2030), [2030, 2031]),
+        pytest.param(range(1000, 1300), range(2000, 2030), [2030, 2031], marks=pytest.mark.long),
         (range(199_700, 200_000), range(200_001, 200_013), [200_013, 200_014]),
         (range(1750, 2000), range(2290, 2310), ["2310-01-01", "2311-01-01"]),
     ],

@@ -233,7 +233,10 @@ def test_a_column_of_splits_that_is_not_used_is_reported(cohort, tmp_path, capsy
     assert "warning: the column split is not used; --data.split_column split" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("column", "declared", "unit"), [("os_days", None, "days"), ("time", "years", "years")])
+@pytest.mark.parametrize(
+    ("column", "declared", "unit"),
+    [pytest.param("os_days", None, "days", marks=pytest.mark.long), ("time", "years", "years")],
+)
 def test_survival_in_one_declared_unit(column, declared, unit, fit, cohort, tmp_path, capsys):
     """The unit is in the names of the outputs, and a cohort in another one is converted."""
     table = pd.read_csv(cohort[0] / "manifest.csv")

@@ -126,7 +126,7 @@ def classifier_graph(name):
     return export(SimpleNamespace(model=model), summary, False)
 
 
-@pytest.mark.parametrize("network", ["stem", "hybrid", "windows"])
+@pytest.mark.parametrize("network", ["stem", "hybrid", pytest.param("windows", marks=pytest.mark.long)])
 def test_a_classifier_of_sequences_becomes_a_graph(network, tmp_path):
     graph = classifier_graph(network)
     assert graph.metadata["context"] == 40

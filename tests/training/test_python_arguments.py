@@ -101,6 +101,32 @@ def test_a_section_without_class_keeps_the_class_of_the_preset(tmp_path, monkeyp
         assert message in capsys.readouterr().err
 
 
+def test_null_where_a_value_is_needed(tmp_path, monkeypatch, capsys):
+    """It was an internal error: jsonargparse accepts null for any option of a config."""
+    monkeypatch.chdir(tmp_path)
+    for text, message in (
+        ("data: {val_fraction: null}", "seqssm: own.yaml: data.val_fraction: expected float, not null"),
+        (
+            "trainer: {accumulate_grad_batches: null}",
+            "own.yaml: trainer.accumulate_grad_batches: expected int, not null",
+        ),
+        ("data: {train: none.csv}\ntrainer: {max_time: null}", "none.csv: no such file"),
+    ):
+        Path("own.yaml").write_text(text)
+        assert main(["dna", "fit", "--config", "finetune", "--config", "own.yaml", "--output", "run"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_genomes_are_no_data_frames():
+    frame = pd.DataFrame({"sequence": ["ACGT"], "label": ["a"]})
+    with pytest.raises(InputError, match=r'genomes are read from files \(fasta\); .*preset="finetune"'):
+        seqssm.fit("dna", data=frame)
+    with pytest.raises(
+        InputError, match="data: train cannot be a DataFrame; with the preset tiny, only fasta can be one"
+    ):
+        seqssm.fit("dna", data={"train": frame})
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
