@@ -414,7 +414,7 @@ def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination
     check, change = OverlapCheck(where.run), ChangeCheck(where.run)
     if where.differing:
         cli.trainer.callbacks.append(check)  # type: ignore[attr-defined]
-    elif command == "test":
+    else:
         cli.trainer.callbacks.append(change)  # type: ignore[attr-defined]
     run(cli.model, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
     report = (

@@ -107,12 +107,13 @@ def require_unchanged(folder: RunFolder, data: DataModule) -> None:
         raise InputError(f"the data are not those of this run ({why}); {advice}", file=folder.path)
 
 
-def trained_on(rows: Sequence[Mapping[str, str]], data: DataModule) -> list[str]:
-    """Return the ids of test records that a run was trained or validated on, without those that already were then.
+def trained_on(rows: Sequence[Mapping[str, str]], data: DataModule, split: str = "test") -> list[str]:
+    """Return the ids of records that a run was trained or validated on, without those that already were then.
 
     Args:
         rows: rows of the run's `split.csv`.
         data: the data module, after `setup`.
+        split: split of the records; validation records must not be training records.
     """
 
     moving = data.positional
@@ -120,42 +121,49 @@ def trained_on(rows: Sequence[Mapping[str, str]], data: DataModule) -> list[str]
     def stable(some: Iterable[Mapping[str, str]], but: str = "") -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if name not in moving or name == but} for row in some]
 
-    known, before = stable(rows), stable((row for row in rows if row["split"] == "test"), "id")
-    then, now = overlapping(before, known), overlapping(stable(data.identities("test"), "id"), known)
+    known = stable(row for row in rows if row["split"] != split)
+    before = stable((row for row in rows if row["split"] == split), "id")
+    then, now = overlapping(before, known), overlapping(stable(data.identities(split), "id"), known)
     return [name for split, ids in now.items() for name in ids if name not in then[split]]
 
 
 class ChangeCheck(Callback):
-    """Compares the test records with those at the time of the training, before a test of the run's own data.
+    """Compares the records with those at the time of the training, before an evaluation of the run's own data.
 
     Args:
         run: the run's folder.
 
     Attributes:
-        changed: how the test records differ; empty if they do not.
+        changed: how the evaluated records differ; empty if they do not.
     """
 
     def __init__(self, run: RunFolder) -> None:
         self.run, self.changed = run, ""
 
     def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._compare(trainer, "test")
+
+    def on_validation_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._compare(trainer, "val")
+
+    def _compare(self, trainer: Trainer, split: str) -> None:
         """Report changes.
 
         Raises:
-            InputError: the run was trained on some of the test records, because the data, and so the split, changed.
+            InputError: the run was trained on some of the records, because the data, and so the split, changed.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.changed = changes(self.run, data, ("test",))
+        self.changed = changes(self.run, data, (split,))
         if not self.changed:
             return
         what = f"the data have changed since the training: {self.changed}"
-        ids = trained_on(read_split(self.run) or [], data)
+        ids = trained_on(read_split(self.run) or [], data, split)
         if ids:
             own = [name for group in data.sources for name in group if data.hparams.get(name) is not None]
             copy = f" (test RUN --data.{own[0]} COPY)" if own else ""
             raise InputError(
-                f"{what}; the run was trained on {len(ids)} of the present test records (first: {ids[0]}). Restore the "
-                f"data, or test all of them as other data, which need another name{copy}",
+                f"{what}; the run was trained on {len(ids)} of the present {SPLITS[split]} records (first: {ids[0]}). "
+                f"Restore the data, or test all of them as other data, which need another name{copy}",
                 file=self.run.path,
             )
         if trainer.is_global_zero:

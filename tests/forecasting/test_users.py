@@ -386,6 +386,8 @@ def test_a_run_whose_file_has_changed(fit, frame, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "the run was trained on 50 of the present test records" in error
     assert "test RUN --data.file COPY" in error
+    assert main(["forecasting", "validate", str(run)]) == 2
+    assert "of the present validation records" in capsys.readouterr().err
     assert json.loads((run / "metrics.json").read_text())["test"] == after
     path.write_text(frame.to_csv(index=False))
     more = pd.concat([frame, simulate.series(420, 3)[400:]])

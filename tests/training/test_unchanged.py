@@ -115,7 +115,7 @@ def test_records_that_a_run_was_trained_on_are_found():
             self.rows = list(rows)
 
         def identities(self, split):
-            assert split == "test"
+            assert split in ("test", "val")
             return self.rows
 
     kept = [
@@ -129,6 +129,8 @@ def test_records_that_a_run_was_trained_on_are_found():
     assert trained_on(kept, Data(*same, {"id": "5", "patient": "t", "hash": "e"})) == []
     assert trained_on(kept, Data(*same, {"id": "5", "patient": "p", "hash": "e"})) == ["5"]
     assert trained_on(kept, Data({"id": "2", "patient": "", "hash": "x"})) == ["2"]
+    assert trained_on(kept, Data({"id": "2", "patient": "q", "hash": "b"}), "val") == []
+    assert trained_on(kept, Data({"id": "1", "patient": "p", "hash": "b"}), "val") == ["1"]
     lines = Data({"id": "2", "patient": "", "hash": "x"}, {"id": "1", "patient": "", "hash": "b"})
     lines.positional = ("id",)  # the numbers of lines
     assert trained_on(kept, lines) == ["1"]
