@@ -32,6 +32,7 @@ def measure(genome: Path, preset: str = "tiny") -> dict[str, float | int | str]:
     from seqssm_dna import simulate
 
     import seqssm
+    from seqssm.training.machine import processor
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,6 +47,7 @@ def measure(genome: Path, preset: str = "tiny") -> dict[str, float | int | str]:
     return {
         "genome": genome.name,
         "preset": preset,
+        "cpu": processor(),
         "parameters": sum(one.numel() for one in model.network.parameters()),
         "bases": bases,
         "cpu_seconds": round(seconds, 1),

@@ -98,7 +98,7 @@ def read_label_cells(
     if beside:
         row = next(row for row, text in enumerate(texts) if text in beside)
         count = sum(text in beside for text in texts)
-        what = f"{count} cells with missing labels beside others, which are left out"
+        what = f"missing labels beside others are left out, in {count} cell{'s' if count > 1 else ''}"
         notes.append(f"{what} (first: {table.place(row, column)}, {_shown(texts[row])})")
     return [list(dict.fromkeys(filter(None, items[text]))) for text in texts], notes
 

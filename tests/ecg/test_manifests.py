@@ -314,7 +314,7 @@ def test_folds_with_names(records, capsys):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (("AF; n/a", "NORM"), "12 cells with missing labels beside others, which are left out (first: line 2"),
+        (("AF; n/a", "NORM"), "missing labels beside others are left out, in 12 cells (first: line 2"),
         (("unknown", "NORM"), "warning: unknown is a class of its own; cells of unknown labels are left empty"),
         (("0", "1"), "the labels are 0 and 1; for one class that is present or absent, --data.label_columns labels"),
     ],

@@ -304,7 +304,7 @@ def test_missing_labels_beside_others_are_reported(cell):
     names, notes = read_label_cells(table_of_frame(pd.DataFrame({"labels": ["SR", cell]}), text=True), "labels")
     assert names == [["SR"], ["AF"]]
     assert len(notes) == 1
-    assert "1 cells with missing labels beside others, which are left out (first: row 2, column labels" in notes[0]
+    assert "missing labels beside others are left out, in 1 cell (first: row 2, column labels" in notes[0]
 
 
 def test_known_labels_are_not_missing():
