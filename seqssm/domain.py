@@ -35,7 +35,7 @@ class Option:
         default: value when the option is not given.
         choices: allowed values, or None for any.
         many: whether the option takes one or more values, separated by spaces or commas.
-        pairs: whether each of several values is NAME=VALUE, for which Python also takes a dict.
+        pairs: whether each of several values is NAME=VALUE, for which Python also takes a dict, of tuples for bounds.
         bounds: of a number.
         writes: whether it names a file that `predict` writes beside its table; it replaces an existing one only with
             ``--overwrite``.
@@ -84,7 +84,11 @@ class Option:
         if not self.many:
             return self._plain(value)
         if self.pairs and isinstance(value, Mapping):
-            value = [f"{name}={one}" for name, one in value.items()]
+            bounds = {name: one if isinstance(one, list | tuple) else [one] for name, one in value.items()}
+            value = [
+                f"{name}={':'.join('' if part is None else str(part) for part in parts)}"
+                for name, parts in bounds.items()
+            ]
         if isinstance(value, Mapping | Set):  # neither its keys nor any order is meant
             raise InputError(f"{self.name}: expected a list, not {type(value).__name__}")
         value = value.item() if getattr(value, "ndim", None) == 0 else value

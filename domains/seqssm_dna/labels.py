@@ -94,8 +94,8 @@ def unknown_note(classes: Sequence[str]) -> list[str]:
         classes: names of the classes.
     """
     found = unknown_classes(classes)
-    what = f"warning: {class_list(found)} is a class of its own; if it means that the label is unknown, leave these "
-    return [what + "cells empty and pass --data.invalid drop"] if found else []
+    what = "warning: read as a class: {}; if it means that the label is unknown, leave these cells empty and pass "
+    return [what.format(class_list(found)) + "--data.invalid drop"] if found else []
 
 
 def absent_classes(classes: Sequence[str], truths: Mapping[str, np.ndarray]) -> list[str]:

@@ -31,6 +31,7 @@ class ArraySource:
         leads: standard names of the leads that are used.
         rows: indices of these leads among the array's signals.
         factor: conversion factor, millivolts per unit.
+        turned: whether the array has a column per signal, not a row.
     """
 
     path: Path
@@ -39,10 +40,12 @@ class ArraySource:
     leads: tuple[str, ...]
     rows: tuple[int, ...]
     factor: float
+    turned: bool
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Yield (leads, n) float32 in mV; non-finite values become NaN."""
-        tables = _npy_blocks(self.path, size) if self.path.suffix.lower() == ".npy" else _csv_blocks(self.path, size)
+        read = _npy_blocks if self.path.suffix.lower() == ".npy" else _csv_signals
+        tables = read(self.path, size, self.turned)
         with np.errstate(over="ignore"):
             for table in tables:
                 block = (table[list(self.rows)].astype(np.float64) * self.factor).astype(np.float32)
@@ -62,7 +65,7 @@ def open_array(path: Path, reading: Reading) -> Recording:
     """
     shape, names = _described(path)
     found = Layout.of(shape, names, reading.lead_map, reading.array, path)
-    source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor)
+    source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.turned)
     return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=found.notes)
 
 
@@ -188,11 +191,10 @@ def _is_list(names: tuple[str, ...] | None) -> TypeGuard[tuple[str, ...]]:
     return names is not None and not any(name.casefold() in leads for name in names)
 
 
-def _npy_blocks(path: Path, size: int) -> Iterator[np.ndarray]:
-    """Yield (signals, n) blocks along the longer axis, mapping the file anew for each to free its memory."""
-    shape = np.load(path, mmap_mode="r").shape
-    turned = shape[0] > shape[1]
-    for start in range(0, max(shape), size):
+def _npy_blocks(path: Path, size: int, turned: bool) -> Iterator[np.ndarray]:
+    """Yield (signals, n) blocks, mapping the file anew for each to free its memory."""
+    samples = np.load(path, mmap_mode="r").shape[0 if turned else 1]
+    for start in range(0, samples, size):
         table = np.load(path, mmap_mode="r")
         yield np.array(table[start : start + size].T if turned else table[:, start : start + size])
 
@@ -211,7 +213,14 @@ def _csv_head(path: Path) -> tuple[tuple[str, ...] | None, str, str]:
     return None, separator, decimal
 
 
+def _csv_signals(path: Path, size: int, turned: bool) -> Iterator[np.ndarray]:
+    """Yield (signals, n) blocks; a file with a line per signal is read whole."""
+    blocks = _csv_blocks(path, size)
+    yield from blocks if turned else [np.concatenate(list(blocks), axis=1).T]
+
+
 def _csv_blocks(path: Path, size: int) -> Iterator[np.ndarray]:
+    """Yield (columns, lines) blocks of the file."""
     import pandas as pd
 
     names, separator, decimal = _csv_head(path)

@@ -24,7 +24,7 @@ from seqssm_ecg.arrays import Layout
 from seqssm_ecg.classifier import pooled_logits
 from seqssm_ecg.files import open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
-from seqssm_ecg.leads import LEADS, obtainable, select
+from seqssm_ecg.leads import LEADS, check_lead_map, obtainable, select
 from seqssm_ecg.long import LongRecording, is_long
 from seqssm_ecg.measure import column_names, measure, measure_recording, parts
 from seqssm_ecg.outputs import write_output
@@ -52,6 +52,7 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
         if not equals:
             raise InputError(f"--lead-map {pair}: expected NAME=LEAD, e.g. MLII=II")
         lead_map[own] = lead
+    check_lead_map(lead_map)
     leads = options.get("array_leads")
     array = ArraySpec(options.get("array_rate_hz"), tuple(leads) if leads else None, options.get("array_unit") or "mV")
     return {
@@ -139,8 +140,10 @@ class EcgPredictor(Predictor):
 
     def _in_memory(self, data: Any, name: Path) -> Recording:
         spec, names = self.reading["array"], None
-        data = dict(as_pandas(data).items()) if is_frame(data) else data
-        if isinstance(data, Mapping):
+        if is_frame(data):
+            frame = as_pandas(data)
+            names, data = tuple(map(str, frame.columns)), [frame.iloc[:, k] for k in range(frame.shape[1])]
+        elif isinstance(data, Mapping):
             names, data = tuple(map(str, data)), list(data.values())
         try:
             table = real_array(data)

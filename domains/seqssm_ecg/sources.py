@@ -217,7 +217,7 @@ def read_manifest(
     notes += [f"{name} is a class; records without any class are written as []" for name in named if not classes]
     unknown = [] if classes else unknown_classes(names)
     if unknown:
-        notes.append(f"warning: {class_list(unknown)} is a class of its own; cells of unknown labels are left empty")
+        notes.append(f"warning: read as a class: {class_list(unknown)}; cells of unknown labels are left empty")
     if set(names) <= {"0", "1"} and listed and labelled:
         notes.append("the labels are 0 and 1; for one class that is present or absent, --data.label_columns labels")
     notes += _unknown_notes(records, classes)

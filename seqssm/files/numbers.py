@@ -67,7 +67,8 @@ def real_array(values: Any) -> np.ndarray:
     Raises:
         ValueError: they are not real numbers, or of different lengths.
     """
-    table = np.asarray(values)
+    detach = getattr(values, "detach", None)  # a tensor with gradients
+    table = np.asarray(values if detach is None else detach())
     if table.dtype.kind in "cbmM":
         raise ValueError(f"holds {table.dtype}, not real numbers")
     try:

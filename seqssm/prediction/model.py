@@ -264,7 +264,7 @@ class Model:
 
         for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             require_type(name, value, Integral, "a whole number")
-            if value < minimum:
+            if value is None or value < minimum:
                 raise InputError(f"{name} {value}: must be at least {minimum}")
         with tempfile.TemporaryDirectory(prefix="seqssm-") as work:
             predictor.work = Path(work)

@@ -223,6 +223,8 @@ def provenance(content: dict[str, Any]) -> str:
     lines += [f"- `--data.{name} {value}`" for name, value in (content.get("data") or {}).items()]
     if content.get("changed"):
         lines.append(f"- The data have changed since the training: {content['changed']}")
+    if content.get("training_changed"):
+        lines.append(f"- The baselines were trained on changed data: {content['training_changed']}")
     for split, count in (content.get("overlap") or {}).items():
         lines.append(f"- {count} of the tested records are in the run's {split} split")
     lines += [f"- {line.strip()}" for line in content.get("notes", [])]

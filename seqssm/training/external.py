@@ -181,15 +181,17 @@ class Destination:
     def _described(self) -> dict[str, str]:
         return {name: str(value) for name, value in self.differing.items() if value is not None}
 
-    def record(self, overlap: dict[str, int] | None, changed: str) -> dict[str, Any]:
+    def record(self, overlap: dict[str, int] | None, changed: str, training: str) -> dict[str, Any]:
         """Return the description of the data for `metrics.json`.
 
         Args:
             overlap: number of records of other data that the run was trained on, by split.
             changed: how the run's own test records differ from those at its training.
+            training: how its training records differ, on which the baselines are trained.
         """
         if not self.differing:
-            return {"checkpoint": self.checkpoint.name, **({"changed": changed} if changed else {})}
+            found = {"changed": changed, "training_changed": training}
+            return {"checkpoint": self.checkpoint.name, **{name: text for name, text in found.items() if text}}
         return {"checkpoint": str(self.checkpoint), "data": self._described(), "overlap": overlap}
 
 

@@ -427,7 +427,7 @@ def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination
     if report is None or not report.metrics:
         raise InputError(f"the data set has no {'test' if command == 'test' else 'validation'} part")
     print(report.text())
-    content = {**where.record(check.counts, change.changed), **report.to_dict(), "notes": lines}
+    content = {**where.record(check.counts, change.changed, change.training), **report.to_dict(), "notes": lines}
     print(f"written: {where.folder.update_metrics(command, content)}", file=sys.stderr)
     if command == "test" and where.run.holds_run():
         print(f"next: seqssm report {shlex.quote(str(where.run.path))}")

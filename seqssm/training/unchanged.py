@@ -135,10 +135,11 @@ class ChangeCheck(Callback):
 
     Attributes:
         changed: how the evaluated records differ; empty if they do not.
+        training: how the training records differ, on which the baselines of a test are trained.
     """
 
     def __init__(self, run: RunFolder) -> None:
-        self.run, self.changed = run, ""
+        self.run, self.changed, self.training = run, "", ""
 
     def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._compare(trainer, "test")
@@ -154,13 +155,17 @@ class ChangeCheck(Callback):
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
         self.changed = changes(self.run, data, (split,))
+        self.training = changes(self.run, data, ("train",)) if split == "test" else ""
+        if self.training and not self.changed and trainer.is_global_zero:
+            what = "the training records have changed since the training, and with them the baselines"
+            print(f"warning: {what}: {self.training}", file=sys.stderr)
         if not self.changed:
             return
         what = f"the data have changed since the training: {self.changed}"
         ids = trained_on(read_split(self.run) or [], data, split)
         if ids:
             own = [name for group in data.sources for name in group if data.hparams.get(name) is not None]
-            copy = f" (test RUN --data.{own[0]} COPY)" if own else ""
+            copy = f" (test RUN --data.{own[0]} COPY, a copy of the file that has them)" if own else ""
             raise InputError(
                 f"{what}; the run was trained on {len(ids)} of the present {SPLITS[split]} records (first: {ids[0]}). "
                 f"Restore the data, or test all of them as other data, which need another name{copy}",

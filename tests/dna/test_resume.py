@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -64,6 +67,16 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, capsys):
     assert "start again with --overwrite or another --output" in error
     assert main(["dna", "test", "run"]) == 0
     assert "warning: the data have changed since the training: targets of test records" in capsys.readouterr().err
+    header, *rows = before.splitlines()
+    other = {"a": "b", "b": "a"}
+    cells = [row.split(",") for row in rows]
+    place = header.split(",").index("label")
+    for row in cells:
+        row[place] = other.get(row[place], row[place]) if row[-1] == "train" else row[place]
+    table.write_text("\n".join([header, *map(",".join, cells)]) + "\n")
+    assert main(["dna", "test", "run"]) == 0
+    assert "warning: the training records have changed since the training, and with them" in capsys.readouterr().err
+    assert "targets of training" in json.loads(Path("run/metrics.json").read_text())["test"]["training_changed"]
     table.write_text("\n".join(before.splitlines()[:-6]) + "\n")
     assert main(resume) == 2
     assert "4 test records are gone or changed, 0 are new" in capsys.readouterr().err

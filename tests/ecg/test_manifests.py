@@ -315,7 +315,7 @@ def test_folds_with_names(records, capsys):
     ("cells", "message"),
     [
         (("AF; n/a", "NORM"), "missing labels beside others are left out, in 12 cells (first: line 2"),
-        (("unknown", "NORM"), "warning: unknown is a class of its own; cells of unknown labels are left empty"),
+        (("unknown", "NORM"), "warning: read as a class: unknown; cells of unknown labels are left empty"),
         (("0", "1"), "the labels are 0 and 1; for one class that is present or absent, --data.label_columns labels"),
     ],
 )

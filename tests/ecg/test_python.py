@@ -142,3 +142,26 @@ def test_the_hint_after_a_fit_has_the_rate_of_arrays(tmp_path):
     data = EcgData(manifest=str(tmp_path / "m.csv"), window_s=2)
     data.setup("fit")
     assert data.predict_words() == [str(tmp_path), "--array-rate-hz", "100"]
+
+
+def test_a_frame_with_a_lead_twice_is_no_recording(model):
+    """The second column replaced the first."""
+    frame = pd.DataFrame(simulate.recording(["AF"], 9.0, 250.0, 5))
+    found = model.predict(pd.concat([frame, -frame[["I"]]], axis=1), array_rate_hz=250)
+    assert (found.status[0], found.reason[0]) == ("failed", "array 0: duplicate lead I")
+    with pytest.raises(InputError, match="lead map V1=FOO: FOO is not one of I"):
+        model.predict(frame, array_rate_hz=250, lead_map={"V1": "FOO"})
+    with pytest.raises(InputError, match="batch_size None: must be at least 1"):
+        model.predict(frame, array_rate_hz=250, batch_size=None)
+
+
+def test_arrays_with_a_line_per_lead(model, tmp_path):
+    """A CSV file with leads in rows took the first samples for leads, and ended in an internal error if it had few."""
+    values = np.stack(list(simulate.recording(["AF"], 9.0, 250.0, 5).values()))
+    expected = model.predict(torch.tensor(values, requires_grad=True), array_rate_hz=250)[P].to_numpy()
+    np.savetxt(tmp_path / "rows.csv", values, delimiter=",")
+    np.savetxt(tmp_path / "columns.csv", values.T, delimiter=",")
+    np.savetxt(tmp_path / "short.csv", values[:, :2], delimiter=",")
+    found = model.predict([tmp_path / f"{name}.csv" for name in ("rows", "columns", "short")], array_rate_hz=250)
+    np.testing.assert_allclose(found[P].to_numpy()[:2], np.repeat(expected, 2, axis=0), atol=1e-6)
+    assert "is shorter than a second (2 samples)" in found.reason[2]

@@ -159,6 +159,7 @@ def test_options_of_text_are_those_of_the_command_line():
     assert several.of_python(np.array([80, 90])) == ["80", "90"]
     assert several.of_python(np.array(80)) == ["80"]
     assert pairs.of_python({"MLII": "II", 1: "V1"}) == ["MLII=II", "1=V1"]
+    assert pairs.of_python({"a": (0, 50), "b": [None, 1.5]}) == ["a=0:50", "b=:1.5"]
     assert pairs.of_python("MLII=II,A=V1") == ["MLII=II", "A=V1"]
     for option, value, message in (
         (one, ["a"], r"name \['a'\]: expected text"),
