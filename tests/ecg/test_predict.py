@@ -145,14 +145,8 @@ def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
         (["--page-layout", "6x2"], "--page-layout has no effect without --figures"),
     ):
         argv = ["predict", str(trained), str(made / "M00000"), "--output", str(tmp_path / "p.csv"), *more]
-        code = main([*argv, "--overwrite"])
-        error = capsys.readouterr().err
-        if more[1] == "MLII=V9":  # found when the record is read
-            assert code == 3
-            assert printed in pd.read_csv(tmp_path / "p.csv")["reason"][0]
-        else:
-            assert code == 2
-            assert printed in error
+        assert main([*argv, "--overwrite"]) == 2
+        assert printed in capsys.readouterr().err
 
 
 def test_pages(trained, made, tmp_path):
