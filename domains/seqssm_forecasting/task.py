@@ -49,6 +49,7 @@ class ForecastingTask(Task):
     metrics = METRICS
     linked_args: ClassVar[tuple[str, ...]] = ("lookback", "horizon", "future_columns", "holidays")
     target_args: ClassVar[tuple[str, ...]] = ("horizon",)
+    unit_values: ClassVar[tuple[str, ...]] = ("mean", "std")
     inferred_args: ClassVar[tuple[str, ...]] = ("static",)
     head: ClassVar[tuple[str, ...]] = ("head", "network.head")
     assumed: ClassVar[Mapping[str, Any]] = {"lookback": 1, "horizon": 1}

@@ -39,7 +39,11 @@ def compare(argv: list[str]) -> int:
         "seqssm compare runs/ecg/small runs/ecg/small-again --output differences.csv",
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folders that were tested; the first is the reference"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="run folders that were tested, or folders of tests on other data (RUN/test-NAME); the first is the "
+        "reference",
     )
     parser.add_argument("--output", metavar="PATH", help="write the table as CSV too")
     add(parser, OVERWRITE)

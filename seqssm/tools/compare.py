@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from seqssm.metrics.report import Report
 from seqssm.metrics.summary import summarise
 from seqssm.tools.report import Run, read_run, test_records
 from seqssm.training.external import read_split
-from seqssm.training.run_folder import FOLDS
+from seqssm.training.run_folder import ABOUT, FOLDS, METRICS, RunFolder
+from seqssm.training.unchanged import TARGETS
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Compared:
 
     Attributes:
         name: row label, the shortest suffix of its path that is unique among the runs.
-        run: the run.
+        run: the run, or the folder of its test on other data.
         values: its test scores.
         records: its test predictions; None if the domain stores none.
         ids: ids of its test records; None if unknown.
@@ -48,7 +49,8 @@ def compare(paths: Sequence[str | Path]) -> Report:
     """Compare the tests of several runs of a domain, or several `kfold` studies.
 
     Args:
-        paths: run folders; the other ones are compared with the first one.
+        paths: run folders, or folders of tests on other data (`RUN/test-NAME`); the other ones are compared with the
+            first one.
 
     Returns:
         One table with a row per score and run: value, and difference from the first run if both tested the same
@@ -60,7 +62,7 @@ def compare(paths: Sequence[str | Path]) -> Report:
     """
     if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
         raise InputError("compare needs two or more different runs")
-    runs = [read_run(path) for path in paths]
+    runs = [read_test(path) or read_run(path) for path in paths]
     for run in runs[1:]:
         if run.domain.name != runs[0].domain.name:
             message = f"belongs to {run.domain.name}, but {runs[0].path} to {runs[0].domain.name}"
@@ -76,6 +78,27 @@ def compare(paths: Sequence[str | Path]) -> Report:
         if "test" not in run.metrics:
             raise InputError(f"has not been tested; run: seqssm {run.domain.name} test {run.path}", file=run.path)
     return of_runs([describe(name, run) for name, run in zip(labels([run.path for run in runs]), runs)])
+
+
+def read_test(path: str | Path) -> Run | None:
+    """Read the folder of a test on other data, with the checkpoint that was tested; None for any other folder.
+
+    Raises:
+        InputError: the checkpoint is not there.
+    """
+    folder = Path(path)
+    if not (folder / METRICS).is_file() or RunFolder(folder).holds_run():
+        return None
+    metrics = RunFolder(folder).read_json()
+    tested = metrics.get("test", {})
+    if not tested.get("data"):
+        return None
+    own = folder.resolve().parent / Path(tested["checkpoint"]).name  # of `RUN/test-NAME`, also where RUN was moved
+    found = own if folder.resolve().name.startswith("test-") and own.is_file() else Path(tested["checkpoint"])
+    if not found.is_file():
+        raise InputError(f"is the test of a checkpoint that is not there: {found}", file=folder)
+    run = read_run(found)
+    return replace(run, folder=RunFolder(folder), about=RunFolder(folder).read_json(ABOUT), metrics=metrics)
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -154,17 +177,22 @@ def same_records(first: Compared, other: Compared) -> tuple[bool, str]:
         mine, theirs = (one.run.entry["hparams"].get(name) for one in (other, first))
         if mine != theirs:
             return False, f"different {name} ({mine}, not {theirs})"
+    for name in task.unit_values:
+        mine, theirs = (one.run.entry["data"].get(name) for one in (other, first))
+        if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
+            return False, f"scores in other units ({name} of its training data differs)"
     why = different_labels(first, other)
     return not why, why
 
 
 def different_labels(first: Compared, other: Compared) -> str:
     """Say how the classes of two runs, or the labels of their records, differ; empty if they do not, or are unknown."""
-    if first.records is None or other.records is None:
-        return ""
-    mine, theirs = other.records.probabilities, first.records.probabilities
+    mine, theirs = ({} if one.records is None else one.records.probabilities for one in (other, first))
     if not mine or not theirs:
-        return ""
+        digests = {(one.run.about.get(TARGETS) or {}).get("test") for one in (first, other)} - {None}
+        return "different targets of the same records" if len(digests) > 1 else ""
+    assert first.records is not None
+    assert other.records is not None
     if set(mine) != set(theirs):
         return f"different classes ({class_list(sorted(mine))}, not {class_list(sorted(theirs))})"
     place = {name: k for k, name in enumerate(other.records.ids)}

@@ -82,6 +82,8 @@ def read_run(path: str | Path) -> Run:
         raise no_such_model(path)
     folder = RunFolder(path)
     if not folder.holds_run():
+        if folder.read_json().get("test", {}).get("data"):
+            raise InputError("is a test on other data, which the report of its run contains", file=path)
         raise InputError("contains no run (best.ckpt, last.ckpt, log.csv or folds.csv)", file=path)
     content: dict[str, Any] = {}
     if (path / PLAN).is_file() and not (path / FOLDS).is_file():

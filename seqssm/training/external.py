@@ -198,12 +198,15 @@ class Destination:
 # -- the records of a run ----------------------------------------------------------------------------------------------
 
 
-def write_split(folder: RunFolder, data: DataModule) -> None:
+SPLITS = ("train", "val", "test")
+
+
+def write_split(folder: RunFolder, data: DataModule, splits: Sequence[str] = SPLITS) -> None:
     """Write `split.csv`: one row per record of the run, with its split and identities.
 
     The file stays in the run folder and is not part of a checkpoint, so a checkpoint contains no patient ids.
     """
-    rows = split_rows(data)
+    rows = split_rows(data, splits)
     if not rows:
         with writing(folder.path):
             (folder.path / SPLIT).unlink(missing_ok=True)
@@ -215,7 +218,7 @@ def write_split(folder: RunFolder, data: DataModule) -> None:
     folder.write_text(SPLIT, file.getvalue())
 
 
-def split_rows(data: DataModule, splits: Sequence[str] = ("train", "val", "test")) -> list[dict[str, str]]:
+def split_rows(data: DataModule, splits: Sequence[str] = SPLITS) -> list[dict[str, str]]:
     """Return the rows of `split.csv`; empty for records without ids.
 
     Args:

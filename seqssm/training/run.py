@@ -408,7 +408,7 @@ def evaluate(
 
 def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination, lines: list[str]) -> Report:
     from seqssm.training.external import OverlapCheck
-    from seqssm.training.unchanged import ChangeCheck
+    from seqssm.training.unchanged import ChangeCheck, record
 
     run = cli.trainer.test if command == "test" else cli.trainer.validate
     check, change = OverlapCheck(where.run), ChangeCheck(where.run)
@@ -427,6 +427,8 @@ def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination
     if report is None or not report.metrics:
         raise InputError(f"the data set has no {'test' if command == 'test' else 'validation'} part")
     print(report.text())
+    if where.differing and command == "test":
+        record(where.folder, cli.datamodule, ("test",))
     content = {**where.record(check.counts, change.changed, change.training), **report.to_dict(), "notes": lines}
     print(f"written: {where.folder.update_metrics(command, content)}", file=sys.stderr)
     if command == "test" and where.run.holds_run():

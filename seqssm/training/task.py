@@ -108,6 +108,8 @@ class Task(LightningModule):
     """Arguments that `setup` infers from the data unless given (the class names, ...)."""
     target_args: ClassVar[tuple[str, ...]] = ()
     """Arguments that define what is predicted (a horizon, ...): `compare` takes no differences where they differ."""
+    unit_values: ClassVar[tuple[str, ...]] = ()
+    """Values of the checkpoint's data summary that set the units of its scores (a scale, ...): likewise."""
     distils: ClassVar[bool] = True
     """Whether the task can learn from a teacher; its outputs in training are then those of the network."""
     adapter_args: ClassVar[tuple[str, ...]] = ()

@@ -74,16 +74,17 @@ def is_recorded(folder: RunFolder) -> bool:
     return bool(read_split(folder)) and INPUTS in folder.read_json(ABOUT)
 
 
-def record(folder: RunFolder, data: DataModule) -> None:
-    """Write what `changes` compares, for a test without a training.
+def record(folder: RunFolder, data: DataModule, splits: Sequence[str] = tuple(SPLITS)) -> None:
+    """Write what `changes` and ``seqssm compare`` compare, for a test without a training or on other data.
 
     Args:
         folder: the folder of the test.
         data: the data module, after `setup`.
+        splits: the splits of the records.
     """
-    write_split(folder, data)
+    write_split(folder, data, splits)
     about = About(folder, None, False, [])
-    about.content |= digests(data)
+    about.content |= digests(data, splits)
     about.write()
 
 

@@ -393,3 +393,22 @@ def test_a_run_whose_file_has_changed(fit, frame, tmp_path, capsys):
     more = pd.concat([frame, simulate.series(420, 3)[400:]])
     more.to_csv(path, index=False)
     assert main(["forecasting", "test", str(run)]) == 0, "new rows move the test part, which has no training row"
+
+
+def test_tests_of_other_data_are_compared_in_equal_units(fit, frame, tmp_path, capsys):
+    new = simulate.series(420, 8)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    runs = []
+    for name, rows in (
+        ("one", frame),
+        ("two", frame),
+        ("larger", frame.set_index(frame.columns[0]).mul(2).reset_index()),
+    ):
+        runs.append(fit(rows, test=False).rename(tmp_path / name))
+        assert main(["forecasting", "test", str(runs[-1]), "--data.file", str(tmp_path / "new.csv")]) == 0
+    first, second, larger = (str(next(run.glob("test-*"))) for run in runs)
+    capsys.readouterr()
+    assert main(["compare", first, second]) == 0
+    assert "on the same 420 records" in capsys.readouterr().out
+    assert main(["compare", first, larger]) == 0
+    assert "scores in other units (mean of its training data differs)" in capsys.readouterr().out

@@ -242,3 +242,45 @@ def test_the_ranges_of_few_bags_and_features():
     narrow, far = fitted(rng.normal(size=(40, 2))), Profile.of(np.array([9.0, 9.0]))
     assert narrow.outside(far) == 1
     assert narrow.remark(far) == ""  # two features are too few
+
+
+def test_tests_on_the_same_other_data_are_compared_by_their_folders(own, other, tmp_path, capsys):
+    again = shutil.copytree(own, tmp_path / "again")
+    for folder in (own, again):
+        assert main(["pathology", "test", str(folder), *options(*other)]) == 0
+    (first,), (second,) = own.glob("test-*"), again.glob("test-*")
+    capsys.readouterr()
+    assert main(["compare", str(first), str(second), "--output", str(tmp_path / "table.csv")]) == 0
+    assert "on the same 14 records; interval: paired bootstrap" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "table.csv").dropna(subset="difference")
+    assert len(table)
+    assert not table[["difference", "2.5 %", "97.5 %"]].any(axis=None), "the same weights"
+    assert main(["compare", str(own), str(second)]) == 0
+    assert "different test records (0 in common" in capsys.readouterr().out
+    # a moved run takes its tests with it; another folder needs the checkpoint where it was
+    (tmp_path / "again").rename(tmp_path / "moved")
+    moved = tmp_path / "moved" / second.name
+    assert main(["compare", str(first), str(moved)]) == 0
+    shutil.copytree(moved, tmp_path / "alone")
+    assert main(["compare", str(first), str(tmp_path / "alone")]) == 2
+    assert "is the test of a checkpoint that is not there: " in capsys.readouterr().err
+    assert main(["report", str(first)]) == 2
+    assert "is a test on other data, which the report of its run contains" in capsys.readouterr().err
+
+
+def test_other_times_of_the_same_cases_are_not_compared(fit, cohort, other, tmp_path, capsys):
+    """Survival records keep no labels by class; their targets are compared by digest."""
+    manifest = pd.read_csv(other[0], dtype=str)
+    manifest.assign(survival_months=manifest["survival_months"].astype(float) + 1).to_csv(
+        tmp_path / "later.csv", index=False
+    )
+    run = tmp_path / "run"
+    assert fit(run, *options(cohort[0] / "manifest.csv", cohort[0]), preset="survival", epochs=1) == 0
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder, path in zip(folders, (other[0], other[0], tmp_path / "later.csv")):
+        assert main(["pathology", "test", str(run), *options(path, other[1]), "--output", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(folders[0]), str(folders[1])]) == 0
+    assert "on the same 14 records" in capsys.readouterr().out
+    assert main(["compare", str(folders[0]), str(folders[2])]) == 0
+    assert "different targets of the same records" in capsys.readouterr().out

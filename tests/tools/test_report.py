@@ -16,6 +16,7 @@ from seqssm.cli.main import main
 from seqssm.metrics.records import TestRecords, paired_intervals, reliability, wilson
 from seqssm.tools.compare import Compared, different_labels
 from seqssm.tools.page import load
+from seqssm.tools.report import Run
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -242,7 +243,7 @@ def test_a_study_without_a_finished_run_is_one_line(command, tmp_path, capsys):
 def test_runs_with_other_labels_of_the_same_records_are_not_paired():
     def of(names, **labels):
         found = {name: (np.array(own, dtype=bool), np.zeros(3)) for name, own in labels.items()}
-        return Compared("run", None, {}, TestRecords(names, lambda index: {}, found), set(names))
+        return Compared("run", Run(None, None), {}, TestRecords(names, lambda index: {}, found), set(names))
 
     first = of(["a", "b", "c"], AF=[1, 0, 0])
     assert different_labels(first, of(["c", "a", "b"], AF=[0, 1, 0])) == "", "another order"
