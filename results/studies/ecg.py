@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+from studies.common import ROOT, RUNS, Study, epochs, markdown, seeds, seqssm, spread, table_of
 
 TITLES = {
     "mamba": "bidirectional Mamba",
@@ -184,7 +185,109 @@ def ecg_speed_table(study: dict[str, Any]) -> str:
     return markdown(lines)
 
 
+FRACTIONS = {5: 8, 25: 16, 100: 32}
+"""Percentages of the training records that keep their labels, and the batch size of their fits."""
+STARTS = {
+    "scratch": ("from scratch", ()),
+    "full": ("pretrained, all weights trained", ()),
+    "lora": ("pretrained, LoRA of rank 8 and head trained", ("--model.lora", "8")),
+    "frozen": ("pretrained, head trained", ("--model.freeze", "backbone")),
+}
+"""Ways of training by name: title and options; all but the first begin with the pretrained weights."""
+
+
+def ecg_pretrain() -> dict[str, Any]:
+    """Pretraining on PTB-XL's folds 1-8 without labels, then classifiers of the superclasses with 5, 25 and 100 % of
+    their labels, three seeds, each with other records; fold 10 is tested."""
+    folder = RUNS / "ecg_pretrain"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = str((folder / "pretrained").relative_to(ROOT))
+    words = ["ecg", "fit", "--config", "pretrain", "--data.dataset", "ptbxl", "--model.threads", "1"]
+    commands = ["seqssm " + " ".join(words)]
+    fitted(folder / "pretrained", words)
+    log = epochs(folder / "pretrained" / "log.csv")
+    found: dict[str, Any] = {
+        "explained_variance": max(epoch["val_explained_variance"] for epoch in log),
+        "pretraining_cpu_seconds": sum(epoch["cpu_seconds"] for epoch in log),
+        "rows": [],
+    }
+    for percent, batch in FRACTIONS.items():
+        for seed in seeds():
+            table = folder / f"labels-{percent}-{seed}.csv"
+            records = write_subset(table, percent / 100, seed)
+            for start, (_, options) in STARTS.items():
+                words = ["ecg", "fit", "--config", "ptbxl_superclass_small_mamba", "--seed_everything", str(seed)]
+                words += ["--data.manifest", str(table.relative_to(ROOT)), "--data.batch_size", str(batch)]
+                words += ["--data.deduplicate", "false", *options]
+                words += ["--model.init_from", f"{name}/best.ckpt"] if start != "scratch" else []
+                run = folder / f"{start}-{percent}" / f"seed-{seed}"
+                fitted(run, words)
+                if "test" not in json.loads((run / "metrics.json").read_text(encoding="utf-8")):
+                    seqssm("ecg", "test", str(run.relative_to(ROOT)))
+                scores = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]["metrics"]
+                row = {"start": start, "percent": percent, "records": records, "seed": seed}
+                row["cpu_seconds"] = sum(epoch["cpu_seconds"] for epoch in epochs(run / "log.csv"))
+                found["rows"].append({**row, **{key: scores[key] for key in ("auroc", "auprc")}})
+                if seed == seeds()[0]:
+                    commands.append("seqssm " + " ".join(words))
+    return {"commands": commands, **found}
+
+
+def fitted(run: Path, words: list[str]) -> None:
+    """Fit a model, or continue the fit, unless it is finished."""
+    name = str(run.relative_to(ROOT))
+    if (run / "finished").is_file():
+        return
+    begun = (run / "last.ckpt").is_file()
+    seqssm("ecg", "fit", *(["--resume", name] if begun else [*words[2:], "--output", name, "--overwrite"]))
+    (run / "finished").touch()
+
+
+def write_subset(path: Path, fraction: float, seed: int) -> int:
+    """Write a manifest of PTB-XL with all records of folds 9 and 10, and some of folds 1-8; return their number.
+
+    The records of a smaller fraction are among those of a larger one with the same seed.
+    """
+    import numpy as np
+    import pandas as pd
+    from seqssm_ecg.data import EcgData
+
+    listed = EcgData(dataset="ptbxl", labels="superclass").source.listed()
+    names = dict(zip(listed.classes.names, listed.classes.codes))
+    rows = []
+    for one in listed.records:
+        codes = set(one.codes or ())
+        split = {9: "val", 10: "test"}.get(one.fold or 0, "train")
+        rows.append({"path": str(one.path), "patient": one.patient, "split": split})
+        rows[-1] |= {name: int(bool(codes & set(own))) for name, own in names.items()}
+    table = pd.DataFrame(rows)
+    train = np.flatnonzero(table["split"] == "train")
+    kept = np.random.default_rng(seed).permutation(train)[: round(fraction * len(train))]
+    table.loc[np.sort(np.concatenate([kept, np.flatnonzero(table["split"] != "train")]))].to_csv(path, index=False)
+    return len(kept)
+
+
+def ecg_pretrain_table(study: dict[str, Any]) -> str:
+    """Test AUROC by way of training and percentage of the labels, and the gain over training from scratch."""
+    rows = study["rows"]
+    lines = [["labels", "training", "test AUROC", "each seed", "gain over scratch, each seed", "AUPRC", "CPU seconds"]]
+    for percent in FRACTIONS:
+        base = {row["seed"]: row["auroc"] for row in rows if (row["start"], row["percent"]) == ("scratch", percent)}
+        for start, (title, _) in STARTS.items():
+            own = [row for row in rows if (row["start"], row["percent"]) == (start, percent)]
+            gains = "" if start == "scratch" else ", ".join(f"{row['auroc'] - base[row['seed']]:+.3f}" for row in own)
+            scores = [spread([row[key] for row in own]) for key in ("auroc", "auprc")]
+            each = ", ".join(f"{row['auroc']:.3f}" for row in own)
+            cost = f"{statistics.median(row['cpu_seconds'] for row in own):.0f}"
+            lines.append([f"{percent} % ({own[0]['records']} records)", title, scores[0], each, gains, scores[1], cost])
+    return (
+        f"{markdown(lines)}\n\nPretraining: {study['pretraining_cpu_seconds']:.0f} CPU seconds, "
+        f"{study['explained_variance']:.2f} of the variance of hidden samples explained."
+    )
+
+
 STUDIES: dict[str, Study] = {
     "ecg_ptbxl_small": (ecg_ptbxl_small, ecg_ptbxl_small_table),
+    "ecg_pretrain": (ecg_pretrain, ecg_pretrain_table),
     "ecg_speed": (ecg_speed, ecg_speed_table),
 }
