@@ -220,9 +220,8 @@ def risk_groups(path: Path, time: np.ndarray, censored: np.ndarray, risk: np.nda
     axes.set_xlabel(unit)
     axes.set_ylabel("fraction without event")
     p = survival.log_rank(time, censored, groups[0][1])
-    canvas.set_title(
-        axes, f"test cases split at the median predicted risk\nlog-rank p = {p:.2g}; bands: 95 % confidence"
-    )
+    how = "log-rank p not defined" if np.isnan(p) else f"log-rank p = {p:.2g}"
+    canvas.set_title(axes, f"test cases split at the median predicted risk\n{how}; bands: 95 % confidence")
     axes.legend(frameon=False, fontsize=9)
     _numbers_at_risk(axes, table, time, groups)
     return canvas.save(figure, path)

@@ -276,10 +276,16 @@ def at_risk(time: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def log_rank(time: np.ndarray, censored: np.ndarray, group: np.ndarray) -> float:
-    """p value of the log-rank test that all groups have the same survival curve; NaN with one group or no event."""
+    """p value of the log-rank test that all groups have the same survival curve.
+
+    NaN with one group or no event, and where no event has cases of two groups at risk: its variance is 0.
+    """
     from sksurv.compare import compare_survival
     from sksurv.util import Surv
 
     if len(np.unique(group)) < 2 or not (censored == 0).any():
         return np.nan
-    return float(compare_survival(Surv.from_arrays(censored == 0, time), group)[1])
+    try:
+        return float(compare_survival(Surv.from_arrays(censored == 0, time), group)[1])
+    except np.linalg.LinAlgError:
+        return np.nan

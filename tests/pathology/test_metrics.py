@@ -85,6 +85,23 @@ def test_brier_score_of_truth_and_of_chance():
     assert np.isnan(survival.integrated_brier(known, (time[:1], censored[:1]), half[:1], edges))
 
 
+def test_scores_of_few_cases_are_numbers_or_nan():
+    """With ties, one event, or all censored; a log-rank test without variance ended a study."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        n = int(random.integers(1, 8))
+        time, censored = random.integers(0, 5, n).astype(float), random.integers(0, 2, n)
+        risk = random.integers(0, 3, n).astype(float)
+        p = survival.log_rank(time, censored, risk > np.median(risk))
+        assert np.isnan(p) or 0 <= p <= 1
+        c = survival.c_index(time, censored, risk)
+        assert np.isnan(c) or 0 <= c <= 1
+        assert (np.diff(survival.kaplan_meier(time, censored).survival) <= 0).all()
+        brier = survival.integrated_brier((time, censored), (time, censored), np.full((n, 2), 0.5), [0.0, 2.0, 5.0])
+        assert np.isnan(brier) or brier >= 0
+    assert np.isnan(survival.log_rank(np.array([1.0, 2, 3]), np.array([1, 1, 0]), np.array([True, True, False])))
+
+
 def test_groups():
     time, censored = np.arange(1.0, 41), np.zeros(40, dtype=int)
     assert survival.log_rank(time, censored, time < 20) < 1e-6
