@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,28 @@ def seqssm(*words: str) -> None:
     code = subprocess.run([sys.executable, "-m", "seqssm", *words], cwd=ROOT, check=False).returncode
     if code != 0:
         raise SystemExit(f"exited with code {code}; to resume, run: python results/real.py")
+
+
+def relative(path: Path) -> str:
+    """A path below the repository, as it is typed there."""
+    return str(path.relative_to(ROOT))
+
+
+def results_of(run: Path) -> dict[str, Any]:
+    """The content of a run's `metrics.json`; empty if there is none."""
+    path = run / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def tested(domain: str, run: Path, words: Sequence[str]) -> dict[str, Any]:
+    """Fit with the arguments `words` and test, or continue where an earlier call stopped; return the test's results."""
+    if not (run / "last.ckpt").is_file() and not (run / "config.yaml").is_file():
+        seqssm(domain, "fit", *words, "--output", relative(run))
+    elif "test" not in results_of(run):
+        seqssm(domain, "fit", "--resume", relative(run))
+    if "test" not in results_of(run):
+        seqssm(domain, "test", relative(run))
+    return results_of(run)["test"]
 
 
 def seeds() -> tuple[int, ...]:

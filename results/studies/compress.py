@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, install_images, markdown, seeds, seqssm, spread
+from studies.common import ROOT, RUNS, Study, install_images, markdown, relative, seeds, seqssm, spread
 
 # -- weights of one bit ------------------------------------------------------------------------------------------------
 
@@ -103,8 +103,8 @@ def mnist_distill() -> dict[str, Any]:
     words += ["--trainer.max_epochs", str(EPOCHS), "--trainer.accelerator", "cpu", "--model.threads", "1"]
     words += ["--seed_everything", "1"]
     if not (teacher / "metrics.json").is_file():
-        seqssm(*words, "--output", str(teacher.relative_to(ROOT)), "--overwrite")
-        seqssm("images", "test", str(teacher.relative_to(ROOT)))
+        seqssm(*words, "--output", relative(teacher), "--overwrite")
+        seqssm("images", "test", relative(teacher))
     os.chdir(ROOT)
     longer = ("--trainer.max_epochs", str(STUDENT_EPOCHS))
     done = distilled(teacher, output, STUDENTS, BUDGET, longer, ALONE)

@@ -10,7 +10,7 @@ import os
 import statistics
 from typing import Any, NamedTuple
 
-from studies.common import ROOT, RUNS, Study, markdown, seqssm
+from studies.common import ROOT, RUNS, Study, markdown, relative, seqssm
 
 
 class Model(NamedTuple):
@@ -62,7 +62,7 @@ def compress_presets() -> dict[str, Any]:
                     run = RUNS / model.folder / f"seed-{seed}"
                     if model.fit and not (run / "best.ckpt").is_file():
                         words = (*model.fit, "--seed_everything", str(seed), "--overwrite")
-                        seqssm(*words, "--output", str(run.relative_to(ROOT)))
+                        seqssm(*words, "--output", relative(run))
                     done = compress(Request(run, METHODS[method], output, recipe=RECIPES[recipe], overwrite=True))
                     if done.comparison is None:
                         raise SystemExit(f"{run}: {done.why}")

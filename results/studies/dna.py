@@ -7,13 +7,12 @@ each: 3 hours; `SEQSSM_STUDY_MINUTES` sets the minutes), `dna_human_chr20` (thre
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+from studies.common import RUNS, Study, epochs, markdown, relative, results_of, seqssm, spread, table_of, tested
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -34,11 +33,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "transformer": {"mixer": "attention", "mlp_ratio": 2.0},
 }
 """Title -> options of the network `hybrid`, with `LAYERS` layers and without convolutions in front."""
-
-
-def relative(path: Path) -> str:
-    """A path relative to the repository, as an argument of a command."""
-    return str(path.relative_to(ROOT))
 
 
 # -- labels of sequences -----------------------------------------------------------------------------------------------
@@ -174,14 +168,8 @@ def budgeted(name: str, preset: str, minutes: float, *flags: str) -> dict[str, A
 
 def fitted(run: Path, words: tuple[str, ...]) -> dict[str, Any]:
     """Fit with the arguments `words` and test, or continue where an earlier call stopped; return the figures."""
-    if not (run / "last.ckpt").is_file() and not (run / "config.yaml").is_file():
-        seqssm("dna", "fit", *words, "--output", relative(run))
-    elif "test" not in results_of(run):
-        seqssm("dna", "fit", "--resume", relative(run))
-    if "test" not in results_of(run):
-        seqssm("dna", "test", relative(run))
+    test = tested("dna", run, words)
     log = epochs(run / "log.csv")
-    test = results_of(run)["test"]
     row: dict[str, Any] = {"cpu_seconds": sum(epoch["cpu_seconds"] for epoch in log), **test["metrics"]}
     row["best_val_bits"] = min(epoch["val_bits_per_base"] for epoch in log if "val_bits_per_base" in epoch)
     for other in test["tables"][0]["rows"]:
@@ -189,12 +177,6 @@ def fitted(run: Path, words: tuple[str, ...]) -> dict[str, Any]:
             row["markov"] = other["bits_per_base"]
     row["parameters"] = parameters(run)
     return row
-
-
-def results_of(run: Path) -> dict[str, Any]:
-    """The content of a run's `metrics.json`; empty if there is none."""
-    path = run / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def parameters(run: Path) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, epochs, markdown, seeds, seqssm, spread, table_of
+from studies.common import RUNS, Study, epochs, markdown, relative, seeds, seqssm, spread, table_of, tested
 
 TITLES = {
     "mamba": "bidirectional Mamba",
@@ -35,7 +34,7 @@ def ecg_ptbxl_small() -> dict[str, Any]:
         words = ["ecg", "kfold", "--config", preset, "--seeds", "1,2,3", "--models", models]
         commands.append("seqssm " + " ".join(words))
         output = RUNS / preset
-        seqssm(*words, "--output", str(output.relative_to(ROOT)), "--resume")
+        seqssm(*words, "--output", relative(output), "--resume")
         lines += table_of(output / "folds.csv")
         for model in models.split(","):
             (folder / model).unlink(missing_ok=True)
@@ -162,7 +161,7 @@ def ecg_speed() -> dict[str, Any]:
     run = RUNS / "ecg_ptbxl_small" / "mamba" / "seed-1"
     records = find_data_set("ecg", "ptbxl")
     output = RUNS / "ecg_speed.csv"
-    words = ["predict", str(run.relative_to(ROOT)), str(records), "--output", str(output), "--overwrite"]
+    words = ["predict", relative(run), str(records), "--output", str(output), "--overwrite"]
     os.environ["OMP_NUM_THREADS"] = "1"
     rows = []
     for _ in range(3):
@@ -201,13 +200,12 @@ def ecg_pretrain() -> dict[str, Any]:
     their labels, three seeds, each with other records; fold 10 is tested."""
     folder = RUNS / "ecg_pretrain"
     folder.mkdir(parents=True, exist_ok=True)
-    name = str((folder / "pretrained").relative_to(ROOT))
-    words = ["ecg", "fit", "--config", "pretrain", "--data.dataset", "ptbxl", "--model.threads", "1"]
-    commands = ["seqssm " + " ".join(words)]
-    fitted(folder / "pretrained", words)
+    words = ["--config", "pretrain", "--data.dataset", "ptbxl", "--model.threads", "1"]
+    commands = ["seqssm ecg fit " + " ".join(words)]
+    pretrained = tested("ecg", folder / "pretrained", words)
     log = epochs(folder / "pretrained" / "log.csv")
     found: dict[str, Any] = {
-        "explained_variance": max(epoch["val_explained_variance"] for epoch in log),
+        "explained_variance": pretrained["metrics"]["explained_variance"],
         "pretraining_cpu_seconds": sum(epoch["cpu_seconds"] for epoch in log),
         "rows": [],
     }
@@ -216,31 +214,18 @@ def ecg_pretrain() -> dict[str, Any]:
             table = folder / f"labels-{percent}-{seed}.csv"
             records = write_subset(table, percent / 100, seed)
             for start, (_, options) in STARTS.items():
-                words = ["ecg", "fit", "--config", "ptbxl_superclass_small_mamba", "--seed_everything", str(seed)]
-                words += ["--data.manifest", str(table.relative_to(ROOT)), "--data.batch_size", str(batch)]
+                words = ["--config", "ptbxl_superclass_small_mamba", "--seed_everything", str(seed)]
+                words += ["--data.manifest", relative(table), "--data.batch_size", str(batch)]
                 words += ["--data.deduplicate", "false", *options]
-                words += ["--model.init_from", f"{name}/best.ckpt"] if start != "scratch" else []
+                words += ["--model.init_from", relative(folder / "pretrained/best.ckpt")] if start != "scratch" else []
                 run = folder / f"{start}-{percent}" / f"seed-{seed}"
-                fitted(run, words)
-                if "test" not in json.loads((run / "metrics.json").read_text(encoding="utf-8")):
-                    seqssm("ecg", "test", str(run.relative_to(ROOT)))
-                scores = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]["metrics"]
+                scores = tested("ecg", run, words)["metrics"]
                 row = {"start": start, "percent": percent, "records": records, "seed": seed}
                 row["cpu_seconds"] = sum(epoch["cpu_seconds"] for epoch in epochs(run / "log.csv"))
                 found["rows"].append({**row, **{key: scores[key] for key in ("auroc", "auprc")}})
                 if seed == seeds()[0]:
-                    commands.append("seqssm " + " ".join(words))
+                    commands.append("seqssm ecg fit " + " ".join(words))
     return {"commands": commands, **found}
-
-
-def fitted(run: Path, words: list[str]) -> None:
-    """Fit a model, or continue the fit, unless it is finished."""
-    name = str(run.relative_to(ROOT))
-    if (run / "finished").is_file():
-        return
-    begun = (run / "last.ckpt").is_file()
-    seqssm("ecg", "fit", *(["--resume", name] if begun else [*words[2:], "--output", name, "--overwrite"]))
-    (run / "finished").touch()
 
 
 def write_subset(path: Path, fraction: float, seed: int) -> int:

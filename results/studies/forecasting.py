@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+from studies.common import RUNS, Study, epochs, markdown, relative, seqssm, spread, table_of
 
 PUBLISHED = {"smamba": (0.386, 0.405), "itransformer": (0.386, 0.405), "dlinear": (0.386, 0.400)}
 """ETTh1, look-back 96, horizon 96: (MSE, MAE) as reported in the S-Mamba paper (arXiv 2403.11144 v3, table 2)."""
@@ -40,7 +40,7 @@ def benchmark(preset: str, models: str) -> dict[str, Any]:
     """A public benchmark, three seeds, compared with the baselines."""
     folder = RUNS / preset
     words = ["forecasting", "kfold", "--config", preset, "--seeds", "2023,2024,2025", "--models", models]
-    seqssm(*words, "--output", str(folder.relative_to(ROOT)), "--resume")
+    seqssm(*words, "--output", relative(folder), "--resume")
     rows = folds(folder)
     for row in rows:
         log = folder / row["model"] / f"seed-{row['seed']}" / "log.csv"
@@ -77,7 +77,7 @@ def etth1_96_cost() -> dict[str, Any]:
     folder = RUNS / "etth1_96_cost"
     words = ["forecasting", "kfold", "--config", "etth1_96", "--models", "smamba,smamba_reference,itransformer"]
     words += ["--trainer.max_epochs", "4"]
-    seqssm(*words, "--output", str(folder.relative_to(ROOT)), "--resume")
+    seqssm(*words, "--output", relative(folder), "--resume")
     rows = []
     for model in ("smamba", "smamba_reference", "itransformer"):
         seconds = [epoch["cpu_seconds"] for epoch in epochs(folder / model / "seed-2023" / "log.csv")]
@@ -98,7 +98,7 @@ def etth1_96_cost_table(study: dict[str, Any]) -> str:
 
 def tested(folder: Path, *words: str) -> list[dict[str, Any]]:
     """The tables of the test of one fit, which is run or resumed if it is not finished."""
-    path, name = folder / "metrics.json", str(folder.relative_to(ROOT))
+    path, name = folder / "metrics.json", relative(folder)
     kept = json.loads(path.read_text(encoding="utf-8")).get("test") if path.is_file() else None
     if kept is None:
         begun = (folder / "config.yaml").is_file()
@@ -152,7 +152,7 @@ def forecasting_intervals() -> dict[str, Any]:
     for seed in PANELS:
         path = folder / f"walks-{seed}.csv"
         simulate.walks(2000, 8, seed=seed).to_csv(path, index=False)
-        words = ["--config", "smamba", "--data.file", str(path.relative_to(ROOT)), "--data.horizon", "24"]
+        words = ["--config", "smamba", "--data.file", relative(path), "--data.horizon", "24"]
         runs[f"walks {seed}"] = (folder / f"walks-{seed}", words)
     rows = []
     for preset, (run, words) in runs.items():
@@ -206,7 +206,7 @@ def forecasting_blend(seeds: str = "2023,2024,2025", extra: tuple[str, ...] = ()
     for name in chosen:
         config = BLEND_SETS[name]
         words = ["forecasting", "kfold", *config, "--models", "blend", "--seeds", seeds, *extra]
-        seqssm(*words, "--output", str((folder / name).relative_to(ROOT)), "--resume")
+        seqssm(*words, "--output", relative(folder / name), "--resume")
         commands.append("seqssm " + " ".join(words))
         for seed in seeds.split(","):
             path = folder / name / "blend" / f"seed-{seed}" / "metrics.json"

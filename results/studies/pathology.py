@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+from studies.common import ROOT, RUNS, Study, epochs, markdown, relative, seqssm, spread, table_of
 
 TITLES = {
     "abmil": "attention pooling (ABMIL)",
@@ -44,7 +44,7 @@ def pathology(name: str, preset: str, models: str, figures: tuple[str, ...]) -> 
     splits = find_data_set("pathology", preset) / "splits"
     folder = RUNS / name
     words = ["pathology", "kfold", "--config", preset, "--seeds", "1,2,3", "--models", models]
-    seqssm(*words, "--folds", str(splits), "--output", str(folder.relative_to(ROOT)), "--resume")
+    seqssm(*words, "--folds", str(splits), "--output", relative(folder), "--resume")
     rows: list[dict[str, Any]] = []
     for line in table_of(folder / "folds.csv"):
         row = {"model": line["model"], "fold": int(line["fold"]), "seed": int(line["seed"])}

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from studies.common import ROOT, RUNS, Study, epochs, markdown, seqssm, spread, table_of
+from studies.common import RUNS, Study, epochs, markdown, relative, seqssm, spread, table_of
 
 
 class Data(NamedTuple):
@@ -65,7 +65,7 @@ def recipes(data: Data) -> dict[str, Any]:
         models = [name.split(",")[0] for name in RECIPES if ("half" in name) == half]
         folder = RUNS / "pathology_recipes" / f"{data.preset}{'_half' * half}"
         words = ["pathology", "kfold", "--config", data.preset, "--folds", str(splits), "--seeds", data.seeds]
-        words += ["--models", ",".join(models), "--output", str(folder.relative_to(ROOT)), "--resume"]
+        words += ["--models", ",".join(models), "--output", relative(folder), "--resume"]
         seqssm(*words, "--trainer.max_epochs", str(data.epochs // (2 if half else 1)))
         for line in table_of(folder / "folds.csv"):
             run = folder / line["model"] / f"fold-{line['fold']}_seed-{line['seed']}"
