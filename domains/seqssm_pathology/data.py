@@ -88,6 +88,7 @@ class BagData(DataModule):
     collate = staticmethod(pack)
     paths: ClassVar = (*DataModule.paths, "manifest", "features", "families", "folds")
     sources: ClassVar = (("manifest", "features"), ("dataset",))
+    alternatives: ClassVar = (("censor_column", "event_column"),)
     split_options: ClassVar = ("folds", "fold", "split_column", "inner", "split_seed")
     fixed: ClassVar = ("target", "bins", "standardise", "clip")
     neutral: ClassVar = (*DataModule.neutral, "cache_gb", "max_instances")
@@ -136,9 +137,8 @@ class BagData(DataModule):
             manifest = self.hparams["manifest"] = None
         if manifest is not None and features is None:
             raise InputError(SOURCES)
-        if features is not None or self.frame is not None:
-            dataset = None  # the user's own files replace a preset's data set
-        self.dataset = dataset
+        own = features is not None or self.frame is not None
+        self.dataset = dataset = None if own else dataset  # the user's own files replace a preset's data set
         if order == "family" and families is None and dataset != "gbmlgg":
             raise InputError("--data.order family requires --data.families FILE")
         for name, needed in (("label_columns", "labels"), ("targets", "several")):

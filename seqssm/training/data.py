@@ -199,6 +199,8 @@ class DataModule(LightningDataModule):
     sources: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Options that name the records, in mutually exclusive groups: ``(("manifest", "features"), ("dataset",))``. `test`
     with another value is an external evaluation (`seqssm.training.external`), which requires such a declaration."""
+    alternatives: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Groups of other options of which one is used: ``(("censor_column", "event_column"),)``."""
     split_options: ClassVar[tuple[str, ...]] = ()
     """Options of the split, which do not apply to an external evaluation."""
     fixed: ClassVar[tuple[str, ...]] = ()

@@ -47,9 +47,9 @@ def inherited(hparams: Mapping[str, Any], data: type[DataModule], overrides: Seq
     Sources are alternatives: with ``--data.manifest``, the run's ``dataset`` no longer applies.
     """
     given = flagged(overrides)
-    replaced: set[str] = set()
+    replaced = {name for group in data.alternatives if given & set(group) for name in group if name not in given}
     if any(given & set(group) for group in data.sources):
-        replaced = {name for group in data.sources if not given & set(group) for name in group}
+        replaced |= {name for group in data.sources if not given & set(group) for name in group}
     return {name: value for name, value in hparams.items() if name not in replaced}
 
 

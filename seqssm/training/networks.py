@@ -279,13 +279,15 @@ def linked(task: Any, model: Mapping[str, Any], data: Mapping[str, Any]) -> dict
         data: arguments of the data module.
 
     Raises:
-        InputError: both are given and different.
+        InputError: both are given and different, or the value of the data is out of the task's bounds.
     """
     values = {}
     for name in task.linked_args:
         given, known = model.get(name), data.get(name)
         if given is not None and known is not None and given != known:
             raise InputError(f"--data.{name} {known} and --model.{name} {given} must be the same")
+        if given is None and name in task.limits:
+            task.limits[name].require(f"--data.{name}", known)
         values[name] = known if given is None else given
     return values
 

@@ -100,6 +100,8 @@ def test_a_horizon_is_specified_once(my_csv, tmp_path, capsys):
     command = ["forecasting", "fit", "--config", "smamba", "--data.file", str(my_csv), "--output", str(tmp_path / "r")]
     assert main([*command, "--data.horizon", "6", "--model.horizon", "8"]) == 2
     assert "--data.horizon 6 and --model.horizon 8 must be the same" in capsys.readouterr().err
+    assert main([*command, "--data.horizon", "0"]) == 2
+    assert "--data.horizon 0: must be in [1, " in capsys.readouterr().err, "the option that was given"
     assert main([*command, "--model.d_model", "0"]) == 2
     assert "--model.d_model 0" in capsys.readouterr().err
 

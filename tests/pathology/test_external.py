@@ -284,3 +284,18 @@ def test_other_times_of_the_same_cases_are_not_compared(fit, cohort, other, tmp_
     assert "on the same 14 records" in capsys.readouterr().out
     assert main(["compare", str(folders[0]), str(folders[2])]) == 0
     assert "different targets of the same records" in capsys.readouterr().out
+
+
+def test_other_data_may_have_a_column_of_the_other_kind(fit, cohort, other, tmp_path, capsys):
+    """Events at training and censoring in the other cohort: the two options are alternatives."""
+    events = pd.read_csv(cohort[0] / "manifest.csv", dtype=str)
+    events["dead"] = 1 - events["censorship"].astype(int)
+    events.drop(columns="censorship").to_csv(tmp_path / "events.csv", index=False)
+    run = tmp_path / "run"
+    words = [*options(tmp_path / "events.csv", cohort[0]), "--data.event_column", "dead"]
+    assert fit(run, *words, preset="survival", epochs=1) == 0
+    capsys.readouterr()
+    assert main(["pathology", "test", str(run), *options(*other), "--data.censor_column", "censorship"]) == 0
+    (folder,) = run.glob("test-*")
+    censored = pd.read_csv(folder / "figures" / "test_records.csv").filter(like="censor").iloc[:, 0]
+    assert censored.astype(int).tolist() == pd.read_csv(other[0])["censorship"].tolist()
