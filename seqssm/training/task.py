@@ -257,8 +257,7 @@ class Task(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Link the arguments shared with the data module, and set the number of threads. Subclasses call it first."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if data is not None:
+        if (data := self.trainer.datamodule) is not None:  # type: ignore[attr-defined]
             self.hparams.update(networks.linked(type(self), self.hparams, data.hparams))
         self.threads_before = torch.get_num_threads()
         if self.hparams["threads"] is not None:
@@ -310,8 +309,7 @@ class Task(LightningModule):
     # -- optimiser ---------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        decay: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
+        decay, rest = list[nn.Parameter](), list[nn.Parameter]()
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in NO_DECAY
