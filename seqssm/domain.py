@@ -285,6 +285,21 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class OfDataSet:
+    """An option of the data whose value in a preset belongs to the preset's data set; own records are read without it.
+
+    Attributes:
+        name: ``"split"``.
+        values: the values concerned; all if empty.
+        beside: options of own records beside which the value stays, because they can name a copy of the set.
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Domain:
     """A domain (science): its task, data, commands, baselines, presets and public data sets.
 
@@ -307,6 +322,7 @@ class Domain:
             its `folds.csv`), returns (title, frame) pairs.
         migrations: options and classes that earlier versions named differently or did not have.
         effects: options of model and data that have an effect only beside others.
+        of_data_set: options whose values in a preset belong to its data set, beside ``dataset`` itself.
         data_argument: option of the data module for the user's own file in ``seqssm.fit(data=...)``.
         own_preset: preset for the user's own files; `example_preset` by default.
         folds: whether the data module takes ``fold`` (an index) and ``folds`` (their number, or a folder of split files
@@ -340,6 +356,7 @@ class Domain:
     kfold_tables: str | None = None
     migrations: tuple[Renamed | Added | Moved, ...] = ()
     effects: tuple[Effect, ...] = ()
+    of_data_set: tuple[OfDataSet, ...] = ()
     data_argument: str | None = None
     summary: Mapping[str, Any] = field(default_factory=dict)
     own_preset: str | None = None

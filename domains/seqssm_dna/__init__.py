@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from seqssm.domain import Added, Domain, Effect
+from seqssm.domain import Added, Domain, Effect, OfDataSet
 from seqssm_dna.catalogue import BASELINES, DATA_SETS, NAME
 from seqssm_dna.options import COMMANDS, PREDICT_OPTIONS
 
@@ -134,6 +134,7 @@ DOMAIN = Domain(
     metrics="seqssm_dna.metrics:METRICS",
     export="seqssm_dna.export:export",
     test_records="seqssm_dna.tested:test_records",
+    of_data_set=(OfDataSet("unit"),),
     data_argument="fasta",
     own_preset="tiny",
     data_sets=DATA_SETS,

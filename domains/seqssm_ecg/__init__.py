@@ -5,8 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from seqssm.domain import FIGURES, OVERWRITE, Added, Baseline, Command, DataSet, Domain, Effect, Option, Renamed
-from seqssm_ecg.limits import DRAWS, PAPER_GAIN, PAPER_SPEED, PER_WINDOW, RATE_HZ, SECONDS
+from seqssm.domain import (
+    FIGURES,
+    OVERWRITE,
+    Added,
+    Baseline,
+    Command,
+    DataSet,
+    Domain,
+    Effect,
+    OfDataSet,
+    Option,
+    Renamed,
+)
+from seqssm_ecg.limits import DRAWS, PAPER_GAIN, PAPER_SPEED, PER_WINDOW, PTBXL_TASKS, RATE_HZ, SECONDS
 
 _LAZY = {
     "EcgData": "seqssm_ecg.data",
@@ -204,6 +216,7 @@ DOMAIN = Domain(
     data_sets=DATA_SETS,
     folds=True,
     extends=True,
+    of_data_set=(OfDataSet("labels", PTBXL_TASKS, beside=("folder",)),),
     effects=(
         Effect("model.class_means", needs=("model.loss cross_entropy",)),
         Effect("model.thresholds", needs=("model.loss bce|weighted_bce|asymmetric",)),

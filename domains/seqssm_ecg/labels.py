@@ -12,7 +12,6 @@ import numpy as np
 from seqssm.errors import InputError, no_column
 from seqssm.files.tables import read_table
 
-PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
 CINC_YEARS = {"cinc2020": 2020, "cinc2021": 2021}
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
 SINUS = "426783006"

@@ -33,3 +33,4 @@ DATA = {
     "folds": Bounds(2, 10_000),
 }
 """Bounds of options of `seqssm_ecg.data.EcgData`; folds of a table have any numbers."""
+PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")  # label sets of PTB-XL

@@ -13,7 +13,8 @@ from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
 from seqssm.files.splits import NO_COLUMN
 from seqssm.metrics.classes import class_list
-from seqssm_ecg.labels import CINC_YEARS, PTBXL_TASKS, Classes, ptbxl_classes, ptbxl_statements, read_weights
+from seqssm_ecg.labels import CINC_YEARS, Classes, ptbxl_classes, ptbxl_statements, read_weights
+from seqssm_ecg.limits import PTBXL_TASKS
 from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.sources import LabelledRecord, by_name, challenge, ptbxl, read_manifest
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqssm.bounds import COUNT, SEED, Bounds
-from seqssm.domain import FIGURES, Added, Baseline, DataSet, Domain, Effect, Option
+from seqssm.domain import FIGURES, Added, Baseline, DataSet, Domain, Effect, OfDataSet, Option
 
 __all__ = ["DOMAIN", "DLinear", "ForecastingData", "ForecastingTask", "ITransformer", "SMamba", "cross_validation"]
 
@@ -240,6 +240,7 @@ DOMAIN = Domain(
         Added("data.holidays", None),
         Added("model.holidays", None),
     ),
+    of_data_set=tuple(OfDataSet(name) for name in ("split", "marks", "season", "target", "irregular_dates")),
     effects=(
         Effect("data.split", without=("data.val_from",)),
         Effect("data.window_step", needs=("data.windows",)),

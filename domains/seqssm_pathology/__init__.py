@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from seqssm.bounds import COUNT, Bounds
-from seqssm.domain import FIGURES, OVERWRITE, Added, Command, Domain, Effect, Option, Renamed
+from seqssm.domain import FIGURES, OVERWRITE, Added, Command, Domain, Effect, OfDataSet, Option, Renamed
 from seqssm_pathology.catalogue import ATTENTION, BASELINES, DATA_SETS, NAME, PLACES, POOLED, TRAINED
 
 if TYPE_CHECKING:
@@ -226,6 +226,7 @@ DOMAIN = Domain(
     ),
     data_sets=DATA_SETS,
     folds=True,
+    of_data_set=(OfDataSet("folds", ("published",)), OfDataSet("covariate_column")),
     effects=(
         *(Effect(f"model.{name}", needs=("model.instance_loss",)) for name in ("instances", "bag_weight", "exclusive")),
         Effect("model.alpha", needs=SURVIVAL),

@@ -152,7 +152,7 @@ class Arguments:
             if flag.section == "model" and flag.option == networks.CHOICE and flag.value:
                 chosen = flag.value
         told: list[str] = []
-        keep = [name.removeprefix("model.") for name in self.named]
+        keep = [] if flags_too else [name.removeprefix("model.") for name in self.named]
         for config in self.configs:
             if isinstance((config.get("model") or {}).get("init_args"), dict):
                 config["model"]["init_args"], names = networks.without_foreign(task, _arguments(config), chosen, keep)

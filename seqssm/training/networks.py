@@ -195,7 +195,7 @@ def without_foreign(
         task: the class.
         given: the values.
         network: the chosen network; by default that in `given`.
-        keep: arguments of the task that the user gave; the task refuses them itself.
+        keep: arguments that the user gave; the task refuses them itself.
 
     Returns:
         (remaining values, names of the dropped arguments whose value was not the default).
@@ -206,7 +206,7 @@ def without_foreign(
     if chosen not in task.networks:
         return dict(given), []  # `complete` raises the error
     mine = parameters(task.networks[chosen])
-    foreign = [name for name in given if name in task.network_arguments and name not in mine]
+    foreign = [name for name in given if name in task.network_arguments and name not in mine and name not in keep]
     for name, applies in getattr(task, "only_with", {}).items():
         default = task.own_arguments[name].default
         if given.get(name, default) != default and name not in keep and not applies(task.networks[chosen]):

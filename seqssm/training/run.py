@@ -101,12 +101,22 @@ def fit(
     sources = [configs.find_preset(domain, name) for name in configs_given]
     name = sources[-1].name if sources else domain.name
     folder = RunFolder(output or Path("runs", domain.name, name))
-    contents = configs.read_presets(sources, domain)
+    contents = configs.without_data_set(configs.read_presets(sources, domain), domain, given_data(domain, options))
     if _starts_the_others():
         folder.require_free(f"seqssm {domain.name} fit", overwrite)  # at once; checked again under the lock
         require_writable(folder.path)
     files = [source.path for source in sources]
     return _train(domain, folder, contents, options, resume=False, files=files, overwrite=overwrite)
+
+
+def given_data(domain: Domain, options: Options) -> set[str]:
+    """Return the names of the options of the data that are given beside the configs."""
+    flags = Arguments(domain, [], split_flags(options.overrides)).given()
+    given = {name.removeprefix("data.") for name in flags if name.startswith("data.")}
+    sections = options.sections.get("data") or {}
+    if options.frame is not None and domain.data_argument is not None:
+        given.add(domain.data_argument)
+    return {*given, *sections.get("init_args", sections)}
 
 
 def resume(domain: Domain, run: str | Path, options: Options | None = None) -> Finished:

@@ -54,6 +54,13 @@ def test_the_users_own_option_is_refused():
         task(**options)
 
 
+def test_the_users_own_option_of_another_network_is_refused():
+    """From Python it was dropped with a note; as a flag it is refused."""
+    task, options = task_of(domains()["pathology"], "srmamba", named={"network": "mean", "d_state": 4})
+    with pytest.raises(InputError, match=r"d_state.*mean"):
+        task(**options)
+
+
 def test_equally_similar_names_are_all_suggested():
     """`seqssm data get etth` named one of etth1 and etth2."""
     assert nearest("etth", ["etth2", "ettm", "etth1", "splice"]) == "; did you mean etth2 or etth1?"
@@ -61,3 +68,53 @@ def test_equally_similar_names_are_all_suggested():
     assert nearest("model.d_modle", ["model.d_model", "model"]) == "; did you mean model.d_model?"
     assert nearest("zzz", ["abc"]) == nearest("zzz", []) == ""
     assert nearest("ECG", ["dna", "ecg"]) == "; did you mean ecg?"
+
+
+def own_options(domain):
+    """Options of the domain's data classes that name the user's own records."""
+    return {"forecasting": ["file"], "ecg": ["manifest", "folder"], "pathology": ["manifest"]}.get(
+        domain, ["train", "fasta"]
+    )
+
+
+@pytest.mark.parametrize("name", ["dna", "ecg", "forecasting", "pathology"])
+def test_own_records_replace_the_data_set_of_a_preset(name, capsys):
+    """Its labels, split and target stayed: `--config etth1_96 --data.file my.csv` was refused."""
+    domain = domains()[name]
+    for preset, source in presets.presets(domain).items():
+        content = presets.read_preset(source, domain)
+        before = (content.get("data") or {}).get("init_args", {})
+        own = [one for one in own_options(name) if any(one in group for group in sources_of(domain, content))]
+        (same,) = presets.without_data_set([content], domain, ["batch_size"])
+        assert same == content, "no own records"
+        for option in own if "dataset" in before else []:
+            (after,) = presets.without_data_set([content], domain, [option])
+            left = after["data"]["init_args"]
+            assert "dataset" not in left, preset
+            gone = {one.name for one in domain.of_data_set if option not in one.beside and not one.values} | {"dataset"}
+            assert not gone & set(left), preset
+            assert {key: value for key, value in before.items() if key in left} == left, preset
+            assert before["dataset"], "the preset itself is not changed"
+            later = {"data": {"class_path": content["data"]["class_path"], "init_args": {option: "my"}}}
+            assert presets.without_data_set([content, later], domain, []) == [after, later], "in a further config"
+            assert presets.without_data_set([later, content], domain, []) == [later, content], "the preset comes later"
+        assert presets.without_data_set([content], domain, [*own, "dataset"]) == [content], "the user's choice of both"
+    if domain.of_data_set:
+        assert "seqssm: config: " in capsys.readouterr().err
+
+
+def sources_of(domain, content):
+    path = (content.get("data") or {}).get("class_path", domain.data.replace(":", "."))
+    return resolve(":".join(path.rsplit(".", 1))).sources
+
+
+def test_labels_of_a_challenge_and_of_a_copy_of_the_set_stay():
+    domain = domains()["ecg"]
+
+    def labels(preset, option):
+        content = presets.read_preset(presets.find_preset(domain, preset), domain)
+        return presets.without_data_set([content], domain, [option])[0]["data"]["init_args"].get("labels")
+
+    assert labels("cinc2021_small", "folder") == labels("cinc2021_small", "manifest") == "cinc2021"
+    assert labels("ptbxl_superclass_small", "folder") == "superclass"
+    assert labels("ptbxl_superclass_small", "manifest") is None
