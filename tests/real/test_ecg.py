@@ -13,8 +13,8 @@ from seqssm_ecg.data import EcgData
 from seqssm_ecg.files import find_recordings, read_recording
 from seqssm_ecg.headers import read_header
 from seqssm_ecg.labels import EQUIVALENT, SINUS, ptbxl_classes, ptbxl_statements, read_weights
-from seqssm_ecg.limits import PTBXL_TASKS
 from seqssm_ecg.leads import LEADS
+from seqssm_ecg.limits import PTBXL_TASKS
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.quality import assess
 from seqssm_ecg.recording import ArraySpec
