@@ -132,18 +132,25 @@ def parse_region(text: str, contigs: Contigs, lengths: Mapping[int, int] | Seque
     Raises:
         InputError: there is no such contig, or the region is outside of it.
     """
-    try:
+    match = None if text in contigs.names else re.fullmatch(r"(.+):([\d,]+)(?:-([\d,]+))?", text)
+    if match is None:
         record = contigs.find(text)
-    except InputError:
-        match = re.fullmatch(r"(.+):([\d,]+)(?:-([\d,]+))?", text)
-        if not match:
-            raise
+        return record, 0, lengths[record]
+    try:
         record = contigs.find(match[1])
-        start = int(match[2].replace(",", "") or 0)
-        end = int((match[3] or match[2]).replace(",", "") or 0)
-        if not 1 <= start <= end <= lengths[record]:
-            size = lengths[record]
-            message = f"region {text}: expected 1 <= start <= end <= {size}, the length of {contigs.names[record]!r}"
-            raise InputError(message) from None
-        return record, start - 1, end
-    return record, 0, lengths[record]
+    except InputError:
+        try:
+            record = contigs.find(text)  # another name of a record whose name ends like a region
+        except InputError:
+            pass
+        else:
+            return record, 0, lengths[record]
+        raise
+    start = int(match[2].replace(",", "") or 0)
+    end = int((match[3] or match[2]).replace(",", "") or 0)
+    if not 1 <= start <= end <= lengths[record]:
+        size = lengths[record]
+        raise InputError(
+            f"region {text}: expected 1 <= start <= end <= {size}, the length of {contigs.names[record]!r}"
+        )
+    return record, start - 1, end

@@ -78,7 +78,7 @@ class MeanPool(nn.Module):
     """Mean of the instances. All have the same attention; scores are 0."""
 
     def forward(self, h: Tensor, bag: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        size = sums(h.new_ones(len(h)), bag, count)
+        size = sums(torch.ones_like(bag, dtype=h.dtype), bag, count)
         attention = (1 / size)[bag]
         return sums(h * attention.unsqueeze(-1), bag, count), torch.zeros_like(attention), attention
 

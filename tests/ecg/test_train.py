@@ -234,6 +234,11 @@ def test_a_run_from_fit_to_test(trained, capsys):
     assert (trained / "figures" / "curves.png").stat().st_size > 10_000
 
 
+def test_a_trained_model_becomes_a_program_for_any_length(trained, tmp_path):
+    """At the length of the training window, learned positions were another path than in the graph."""
+    assert main(["export", str(trained), "--format", "torch", "--output", str(tmp_path / "model.pt2")]) == 0
+
+
 def test_other_labels_of_the_same_records_are_noticed(made, tmp_path):
     table = pd.read_csv(made / "manifest.csv", dtype=str, keep_default_na=False)
     table["path"] = [str(made / path) for path in table["path"]]

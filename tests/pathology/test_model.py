@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from seqssm_pathology.base import MILNetwork, ValueTokens
+from seqssm_pathology.export import Bags
 from seqssm_pathology.mixers import ImportanceMamba
 from seqssm_pathology.model import NETWORKS, ForwardMambaMIL, MambaMIL
 from seqssm_pathology.pooling import AttentionPool, MixedPool, bag_of, bag_softmax, last_of
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from seqssm import orders
 from seqssm.nn.mamba import Mamba
+from seqssm.tools.export import Graph, compare, program_of
 from seqssm.training.networks import parameters
 
 LENGTHS = [5, 1, 7, 12]
@@ -255,3 +257,21 @@ def test_value_tokens_equal_the_formula():
     values = torch.randn(2, 3)
     expected = F.gelu(tokens.norm(values[..., None] * tokens.E + tokens.b))
     torch.testing.assert_close(tokens(values.reshape(6, 1)).view(2, 3, 4), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, {}) for name in NETWORKS if name not in ("transmil", "clam_mb", "dsmil", "dtfd")]
+    + [("srmamba", {"pool": "mixed"})],
+)
+def test_a_network_is_a_graph_for_any_number_of_instances(name, options, tmp_path):
+    """Mean pooling was traced for the number of instances of the example."""
+
+    def bags(batch: int, length: int):
+        return {"features": torch.randn(batch, length, 7, generator=torch.Generator().manual_seed(length))}
+
+    axes = {"features": {0: "batch", 1: "instances"}}
+    module = Bags(network(name, **options).eval(), "classification")
+    graph = Graph(module, bags, axes, ("probabilities", "attention"), {}, (23, 7, 64))
+    _, run = program_of(graph)
+    assert len(compare(graph, run, tmp_path / "graph")) == 3
