@@ -103,9 +103,9 @@ class ConditionedGeneration(LanguageTask):
             names = [f"class={name}" for name in h["classes"] or ()]
         return Vocabulary(tuple(names))
 
-    def trained_modules(self) -> tuple[str, ...]:
-        """Modules trained in addition to adapters: the head, and the embedding with its new rows."""
-        return ("lm_head", "embedding")
+    def trains(self, name: str) -> bool:
+        """Whether a parameter is trained in addition to adapters: those of the head, and the embedding's new rows."""
+        return super().trains(name) or name.startswith("embedding.")
 
     def prefixes(self, y: Tensor) -> Tensor:
         """Convert labels to prefix tokens, (B, P).

@@ -21,11 +21,11 @@ from seqssm.metrics.report import Report
 from seqssm.training.class_task import ClassTask
 from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_dna import metrics
-from seqssm_dna.adapters import merged, resized
 from seqssm_dna.classifier import GenomeClassifier
 from seqssm_dna.metrics import Classified, MultiLabelled, Regressed
 from seqssm_dna.model import GenomeEncoder, GenomeLM
 from seqssm_dna.predict import output_columns
+from seqssm_dna.resizing import resized
 from seqssm_dna.rivals import GruEncoder, SmallCnn
 from seqssm_dna.stem import StemEncoder
 from seqssm_dna.task import GenomeTask
@@ -148,7 +148,7 @@ class SequenceLabels(ClassTask, GenomeTask):
             weights: weights of the checkpoint's network, by name.
         """
         own = ("network.", "head.")
-        plain = resized(merged(weights), len(self.vocabulary))
+        plain = resized(super().adapt_weights(weights), len(self.vocabulary))
         kept = {name: value for name, value in plain.items() if name not in ("center", "scale")}
         return {name if name.startswith(own) else f"network.{name}": value for name, value in kept.items()}
 
@@ -187,9 +187,6 @@ class SequenceLabels(ClassTask, GenomeTask):
             return F.binary_cross_entropy_with_logits(raw, y)
         weights = None if self.weights is None else self.weights.to(raw.device)
         return self.class_loss(raw, y, weights, h["label_smoothing"])
-
-    def trained_modules(self) -> tuple[str, ...]:
-        return (*self.head, "projector")
 
     # -- classes that are learned later --------------------------------------------------------------------------------
 

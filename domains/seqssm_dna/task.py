@@ -22,14 +22,13 @@ from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
 from seqssm.training.data import derive_seed
-from seqssm.training.sizes import for_weights
 from seqssm.training.soft_losses import of_classes
 from seqssm.training.task import Task
 from seqssm_dna import metrics
-from seqssm_dna.adapters import add_adapters, merged, resized
 from seqssm_dna.catalogue import BASELINES
 from seqssm_dna.metrics import BaseScores
 from seqssm_dna.model import GenomeEncoder, GenomeLM
+from seqssm_dna.resizing import resized
 from seqssm_dna.rivals import CausalCnn, GruLM
 from seqssm_dna.tokens import BASE_COUNT, BOS, FIRST_BASE, MASK, PAD, Vocabulary
 
@@ -45,7 +44,6 @@ class GenomeTask(Task):
         schedule: learning-rate schedule: ``"constant"``; ``"halving"`` from the third epoch; ``"cosine"`` to zero at
             the end; or ``"trapezoid"``: constant, then linear to zero over the last `decay_fraction`.
         decay_fraction: fraction of the steps in which the trapezoid decays.
-        lora: rank of low-rank adapters on all projections; only adapters and the head are then trained; 0 for none.
         context: length of a training sequence, letters; by default that of the data.
         attn_window: window of attention, tokens: a number, ``"context"`` (the training context), or null for all
             preceding tokens; prediction then rejects records longer than the training context.
@@ -56,10 +54,8 @@ class GenomeTask(Task):
     head: ClassVar[tuple[str, ...]] = ("lm_head",)
     derived: ClassVar[tuple[str, ...]] = ("attn_window", "n_labels")
     linked_args: ClassVar[tuple[str, ...]] = ("context",)
-    adapter_args: ClassVar[tuple[str, ...]] = ("lora",)
     limits: ClassVar[Mapping[str, Bounds]] = {
         "decay_fraction": Bounds(0, 1, above=True),
-        "lora": Bounds(0, 4096),
         "context": COUNT,
         "attn_window": COUNT,
     }
@@ -72,7 +68,6 @@ class GenomeTask(Task):
         self,
         schedule: Literal["constant", "halving", "cosine", "trapezoid"] = "constant",
         decay_fraction: float = 0.22,
-        lora: int = 0,
         context: int | None = None,
         attn_window: int | Literal["context"] | None = "context",
         **kwargs: Any,
@@ -97,26 +92,13 @@ class GenomeTask(Task):
         """Return the window of attention and the number of prefix tokens."""
         return {"attn_window": self.window, "n_labels": len(self.vocabulary.prefixes)}
 
-    def trained_modules(self) -> tuple[str, ...]:
-        """Names of the modules that are trained in addition to adapters."""
-        return self.head
-
-    def configure_model(self) -> None:
-        """Build the network once, with adapters if requested."""
-        if self.built:
-            return
-        super().configure_model()
-        if self.hparams["lora"]:
-            with for_weights():
-                add_adapters(self.model, self.hparams["lora"], self.trained_modules())
-
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Merge adapters, extract the network of a classifier, and fit the vocabulary.
 
         Args:
             weights: weights of the checkpoint's network, by name.
         """
-        own = {name.removeprefix("network."): value for name, value in merged(weights).items()}
+        own = {name.removeprefix("network."): value for name, value in super().adapt_weights(weights).items()}
         return resized(own, len(self.vocabulary))
 
     def describe(self) -> dict[str, Any]:

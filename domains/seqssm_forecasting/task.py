@@ -99,7 +99,7 @@ class ForecastingTask(Task):
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take the weights of the network from a model with or without a blend."""
-        alone = {name.removeprefix("network."): value for name, value in weights.items()}
+        alone = {name.removeprefix("network."): value for name, value in super().adapt_weights(weights).items()}
         return alone if self.blend is None else {f"network.{name}": value for name, value in alone.items()}
 
     def _require_inputs(self, argument: str, given: Any, option: str) -> None:

@@ -226,8 +226,7 @@ def _content(request: Request, content: dict[str, Any], made: _Made) -> dict[str
     weights = {f"model.{name}": value.detach().cpu().clone() for name, value in result.network.state_dict().items()}
     others = {name: value for name, value in content["state_dict"].items() if not name.startswith("model.")}
     entry = copy.copy(content["seqssm"])
-    cls: Any = checkpoint.resolve_class(entry["task"], entry["domain"], request.model)
-    entry["hparams"] = {name: 0 if name in cls.adapter_args else value for name, value in entry["hparams"].items()}
+    entry["hparams"] = {**entry["hparams"], "lora": 0}  # merged
     entry[COMPRESSION] = {
         "method": request.method.name,
         "recipe": {name: bool(value) for name, value in vars(request.recipe).items()},

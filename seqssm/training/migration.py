@@ -13,6 +13,7 @@ from seqssm.domain import Added, Domain, Moved, Renamed
 
 SHARED = (
     Added("model.binary", False),
+    Added("model.lora", 0),
     Added("model.teacher_weight", 1.0),
     Added("model.teacher_temperature", 1.0),
 )

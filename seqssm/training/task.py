@@ -25,6 +25,7 @@ from seqssm.metrics.report import Report
 from seqssm.nn import quantized
 from seqssm.nn.projections import binarise
 from seqssm.training import networks
+from seqssm.training.adapters import add_adapters, merged, train_only
 from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers, restore_paths
 from seqssm.training.data import derive_seed
 from seqssm.training.lists import require_no_blanks
@@ -71,6 +72,7 @@ class Task(LightningModule):
         warmup_steps: number of optimiser steps of linear warm-up.
         init_from: checkpoint for a warm start; weights are matched by name and shape, other weights are initialised.
         freeze: ``"backbone"`` trains the head only.
+        lora: rank of low-rank adapters on all projections; only adapters and the head are then trained; 0 for none.
         threads: number of PyTorch threads during a CPU run; unchanged by default. A small model, whose steps take
             milliseconds, is often fastest with one thread.
         binary: whether the projections have weights of one bit (Bi-Mamba, arXiv 2411.11843); embedding, head, norms,
@@ -93,6 +95,7 @@ class Task(LightningModule):
         "learning_rate": Bounds(0, 100),
         "weight_decay": Bounds(0, 1000),
         "warmup_steps": Bounds(0, 2**31 - 1),
+        "lora": Bounds(0, 4096),
         "teacher_weight": Bounds(0, 1),
         "teacher_temperature": Bounds(0, 1000, above=True),
     }
@@ -112,8 +115,6 @@ class Task(LightningModule):
     """Values of the checkpoint's data summary that set the units of its scores (a scale, ...): likewise."""
     distils: ClassVar[bool] = True
     """Whether the task can learn from a teacher; its outputs in training are then those of the network."""
-    adapter_args: ClassVar[tuple[str, ...]] = ()
-    """Arguments whose value other than 0 adds adapters to the network; ``compress`` merges these."""
     assumed: ClassVar[Mapping[str, Any]] = {}
     """Values of arguments without default that come from the data, with which the others are checked beforehand."""
 
@@ -134,6 +135,7 @@ class Task(LightningModule):
         warmup_steps: int = 0,
         init_from: str | None = None,
         freeze: Literal["backbone"] | None = None,
+        lora: int = 0,
         threads: int | None = None,
         binary: bool = False,
         teacher: str | None = None,
@@ -151,8 +153,8 @@ class Task(LightningModule):
         networks.check(type(self), self.arguments, self.assumed)
         self._log_hyperparams = False
         save_hyperparameters(self, given_hparams=self.arguments)  # all arguments, not those found by frame inspection
-        if binary and any(self.arguments[name] for name in self.adapter_args):
-            raise InputError(f"--model.binary true cannot be combined with --model.{self.adapter_args[0]}")
+        if binary and lora:
+            raise InputError("--model.binary true cannot be combined with --model.lora")
         self.built = False
         self.teacher: Teacher | None = None
         self.stages: list[nn.Module] = []  # a plain list: they are not saved
@@ -177,7 +179,7 @@ class Task(LightningModule):
         return {}
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename or extend the weights of another model before a warm start; by default they stay as they are.
+        """Rename or extend the weights of another model before a warm start; by default adapters are merged.
 
         Args:
             weights: state dict of the checkpoint's network.
@@ -185,7 +187,7 @@ class Task(LightningModule):
         Returns:
             Weights by the names of `self.model`; those that do not fit are not used.
         """
-        return weights
+        return merged(weights)
 
     @abstractmethod
     def step(self, batch: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -287,20 +289,19 @@ class Task(LightningModule):
                 binarise(self.model)
             join_stages(self)
         self.built = True
-        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
-            return
-        if self.hparams["init_from"] and not trainer.ckpt_path:
-            warm_start(self, self.hparams["init_from"])
-        if self.hparams["freeze"] == "backbone":
-            self._freeze_backbone()
-        prepare(self)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            if self.hparams["init_from"] and not trainer.ckpt_path:
+                warm_start(self, self.hparams["init_from"])
+            if self.hparams["freeze"] == "backbone" and not train_only(self.model, self.is_head):
+                raise InputError(f"--model.freeze backbone: this model has no module {' or '.join(self.head)} to train")
+            prepare(self)
+        if self.hparams["lora"]:
+            with for_weights():
+                add_adapters(self.model, self.hparams["lora"], self.trains)
 
-    def _freeze_backbone(self) -> None:
-        heads = [name for name, _ in self.model.named_parameters() if self.is_head(name)]
-        if not heads:
-            raise InputError(f"--model.freeze backbone: this model has no module {' or '.join(self.head)} to train")
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in heads)
+    def trains(self, name: str) -> bool:
+        """Whether the parameter `name` of `self.model` is trained in addition to adapters; by default the head."""
+        return self.is_head(name)
 
     def is_head(self, name: str) -> bool:
         """Whether the parameter `name` of `self.model` belongs to the head."""
@@ -316,8 +317,7 @@ class Task(LightningModule):
                 (rest if plain else decay).append(parameter)
         decayed = {"params": decay, "weight_decay": self.hparams["weight_decay"]}
         groups = [group for group in (decayed, {"params": rest, "weight_decay": 0.0}) if group["params"]]
-        # On the CPU, the default loop would cost a fifth of a small model's step. Elsewhere torch chooses; Lightning
-        # clips no gradients of a fused optimiser in mixed precision.
+        # the default loop costs a fifth of a small model's step on a CPU; in mixed precision, no fused one is clipped
         on_cpu = all(parameter.device.type == "cpu" for parameter in decay + rest)
         mixed = self._trainer is not None and "mixed" in str(self._trainer.precision)
         fused = True if on_cpu and not mixed else None

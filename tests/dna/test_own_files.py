@@ -166,7 +166,7 @@ def test_a_fasta_file_instead_of_a_table_is_named(write):
 
 
 def test_bases_of_a_larger_vocabulary_are_kept():
-    from seqssm_dna.adapters import resized
+    from seqssm_dna.resizing import resized
 
     weights = {"network.embedding.weight": torch.arange(34.0).reshape(17, 2), "lm_head.weight": torch.ones(17, 2)}
     found = resized(weights, 12)

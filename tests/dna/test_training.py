@@ -294,7 +294,7 @@ def test_a_pretrained_network_is_loaded_frozen_or_with_adapters(tmp_path, genome
         assert torch.equal(value, kept)
     task = build_task(read_checkpoint(adapted), adapted)
     assert sum("lora_" in name for name, _ in task.named_parameters()) == 8
-    from seqssm_dna.adapters import merged
+    from seqssm.training.adapters import merged
 
     plain = merged({name.removeprefix("model."): value for name, value in weights.items()})
     again = build_task(read_checkpoint(frozen), frozen).model
@@ -400,7 +400,7 @@ def test_conditioned_generation_keeps_its_edges(tmp_path, genome, table):
 
 
 def test_new_tokens_start_as_the_mean_of_the_known_ones():
-    from seqssm_dna.adapters import resized
+    from seqssm_dna.resizing import resized
 
     weights = {"embedding.weight": torch.arange(24.0).reshape(12, 2), "backbone.norm_f.weight": torch.ones(2)}
     found = resized(weights, 14)

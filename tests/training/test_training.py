@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from seqssm.cli.main import main
-from seqssm.errors import InputError
+from seqssm.training.adapters import train_only
 from seqssm.training.data import EvalBatches, Loader, TrainBatches, derive_seed
 
 
@@ -79,12 +79,27 @@ def test_a_seed_gives_the_same_initial_weights_on_every_device(toy):
 
 def test_frozen_parameters_are_not_in_the_optimiser(task):
     made = task()
-    made._freeze_backbone()
+    assert train_only(made.model, made.is_head) == 2
     groups = made.configure_optimizers().param_groups
     assert sum(len(group["params"]) for group in groups) == 2
-    made.head = ("decoder",)
-    with pytest.raises(InputError, match="no module decoder"):
-        made._freeze_backbone()
+
+
+def test_a_model_without_a_head_cannot_be_frozen(toy, monkeypatch, capsys):
+    from seqssm_toy.task import ToyTask
+
+    monkeypatch.setattr(ToyTask, "head", ("decoder",))
+    assert main(["toy", "fit", "--config", "tiny", "--model.freeze", "backbone", "--output", "run"]) == 2
+    assert "--model.freeze backbone: this model has no module decoder to train" in capsys.readouterr().err
+
+
+def test_statistics_of_frozen_norms_stay():
+    """Batch norms of a frozen network went on with the statistics of the new records."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.BatchNorm1d(2))
+    assert train_only(model, lambda name: name.startswith(("2.", "3."))) == 4
+    before = model[1].running_mean.clone(), model[3].running_mean.clone()
+    model(torch.randn(8, 3) + 1)
+    assert torch.equal(model[1].running_mean, before[0])
+    assert not torch.equal(model[3].running_mean, before[1])
 
 
 def test_the_head_is_identified_by_whole_names(task):

@@ -1,27 +1,46 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) on the projections of a network, by peft."""
+"""What a fit trains of a network: all of it, the head, or low-rank adapters (LoRA, arXiv 2106.09685, by peft)."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from seqssm.errors import InputError
 
-PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj", "fc1", "fc2")
+PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj", "fc1", "fc2", "query", "key", "value", "out", "qkv")
 """Names of the layers that get an adapter."""
 
 
-def add_adapters(model: nn.Module, rank: int, trained: tuple[str, ...]) -> int:
-    """Add a low-rank adapter to every projection and freeze all other parameters except `trained`, in place.
+def train_only(model: nn.Module, trained: Callable[[str], bool]) -> int:
+    """Freeze all parameters but some, and the statistics of frozen batch norms, in place.
+
+    Args:
+        model: the network.
+        trained: whether a parameter is trained, by its name.
+
+    Returns:
+        The number of trained parameters.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained(name))
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not any(one.requires_grad for one in module.parameters()):
+            module.eval()  # kept by Lightning, which restores the mode of each module after a validation
+    return sum(parameter.requires_grad for parameter in model.parameters())
+
+
+def add_adapters(model: nn.Module, rank: int, trained: Callable[[str], bool]) -> int:
+    """Add a low-rank adapter to every projection and freeze all other parameters, in place.
 
     The scale of the update is 1: W + B A.
 
     Args:
         model: the network.
         rank: rank of the matrices A and B.
-        trained: names of modules of `model` that are trained fully (the head).
+        trained: whether a parameter is trained beside the adapters (the head), by its name.
 
     Returns:
         The number of adapters.
@@ -41,9 +60,7 @@ def add_adapters(model: nn.Module, rank: int, trained: tuple[str, ...]) -> int:
     if not names:
         raise InputError(f"--model.lora {rank}: this network has no projection named {', '.join(PROJECTIONS)}")
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), model)
-    for name, parameter in model.named_parameters():
-        whole = any(name == own or name.startswith(own + ".") for own in trained)
-        parameter.requires_grad_(whole or "lora_" in name)
+    train_only(model, lambda name: "lora_" in name or trained(name))
     return len(names)
 
 
@@ -64,22 +81,4 @@ def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             if a is not None and b is not None:
                 value = (value.float() + torch.mm(b.float(), a.float())).to(value.dtype)
         found[plain] = value
-    return found
-
-
-def resized(weights: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """Fit embeddings and heads to a vocabulary of another size.
-
-    The tokens of bases come first in every vocabulary: rows of further tokens are dropped, new rows are the mean of the
-    existing ones.
-
-    Args:
-        weights: tensors by name.
-        rows: size of the vocabulary.
-    """
-    found = dict(weights)
-    for name, value in weights.items():
-        if re.search(r"(^|\.)(embedding|lm_head)\.weight$", name) and len(value) != rows:
-            mean = value.float().mean(0, keepdim=True).to(value.dtype)
-            found[name] = torch.cat([value[:rows], mean.expand(max(rows - len(value), 0), -1)])
     return found
