@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from seqssm.domain import resolve
+from seqssm.domain import find_domain, resolve
 from seqssm.errors import InputError
 from seqssm.metrics.classes import class_list
 from seqssm.metrics.metric import direction
@@ -19,8 +19,9 @@ from seqssm.metrics.records import DRAWS, TestRecords, paired_intervals
 from seqssm.metrics.report import Report
 from seqssm.metrics.summary import summarise
 from seqssm.tools.report import Run, read_run, test_records
+from seqssm.training import checkpoint
 from seqssm.training.external import read_split
-from seqssm.training.run_folder import ABOUT, FOLDS, METRICS, RunFolder
+from seqssm.training.run_folder import ABOUT, BEST, FOLDS, METRICS, RunFolder
 from seqssm.training.unchanged import TARGETS
 
 
@@ -30,7 +31,7 @@ class Compared:
 
     Attributes:
         name: row label, the shortest suffix of its path that is unique among the runs.
-        run: the run, or the folder of its test on other data.
+        run: the run, or the folder of its test on other data or of another checkpoint.
         values: its test scores.
         records: its test predictions; None if the domain stores none.
         ids: ids of its test records; None if unknown.
@@ -81,7 +82,7 @@ def compare(paths: Sequence[str | Path]) -> Report:
 
 
 def read_test(path: str | Path) -> Run | None:
-    """Read the folder of a test on other data, with the checkpoint that was tested; None for any other folder.
+    """Read the folder of a test on other data or of another checkpoint, with that checkpoint; None for other folders.
 
     Raises:
         InputError: the checkpoint is not there.
@@ -91,14 +92,15 @@ def read_test(path: str | Path) -> Run | None:
         return None
     metrics = RunFolder(folder).read_json()
     tested = metrics.get("test", {})
-    if not tested.get("data"):
+    if not tested.get("checkpoint"):
         return None
     own = folder.resolve().parent / Path(tested["checkpoint"]).name  # of `RUN/test-NAME`, also where RUN was moved
     found = own if folder.resolve().name.startswith("test-") and own.is_file() else Path(tested["checkpoint"])
     if not found.is_file():
         raise InputError(f"is the test of a checkpoint that is not there: {found}", file=folder)
-    run = read_run(found)
-    return replace(run, folder=RunFolder(folder), about=RunFolder(folder).read_json(ABOUT), metrics=metrics)
+    entry = checkpoint.read_checkpoint(found)["seqssm"]
+    about = RunFolder(folder).read_json(ABOUT)
+    return Run(RunFolder(folder), find_domain(entry["domain"], file=found), entry, about=about, metrics=metrics)
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -204,17 +206,63 @@ def different_labels(first: Compared, other: Compared) -> str:
 
 
 def of_studies(runs: list[Run]) -> Report:
-    """The table of `kfold` studies, paired by fold and seed; models are named study/model."""
-    rows: list[dict[str, Any]] = []
-    for name, run in zip(labels([run.path for run in runs]), runs):
-        with open(run.path / FOLDS, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                scores = {key: float(value) if value else None for key, value in row.items() if key not in KEYS}
-                rows.append({"fold": row["fold"], "seed": row["seed"], "model": f"{name}/{row['model']}", **scores})
-    title = (
-        f"mean and standard deviation over the runs; difference = model - {rows[0]['model']} for the same fold and seed"
-    )
-    return Report(tables=[(title, summarise(rows, runs[0].scores))])
+    """The table of `kfold` studies, paired by fold and seed if they tested the same records; models are study/model."""
+    names = labels([run.path for run in runs])
+    studies = [read_folds(run) for run in runs]
+    paired, others, notes = [], [], []
+    for name, run, rows in zip(names, runs, studies):
+        named = [{**row, "model": f"{name}/{row['model']}"} for row in rows]
+        why = "" if run is runs[0] else unlike((names[0], runs[0], studies[0]), (name, run, rows))
+        if why:
+            notes.append(f"{name}: {why}")
+            others.append((f"mean and standard deviation over the runs of {name}", named))
+        else:
+            paired += named
+    title = "mean and standard deviation over the runs"
+    if len({row["model"] for row in paired}) > 1:
+        title += f"; difference = model - {paired[0]['model']} for the same fold and seed"
+    tables = [(title, summarise(rows, runs[0].scores)) for title, rows in ((title, paired), *others)]
+    if notes:
+        tables.append(("Without differences", pd.DataFrame({"reason": notes})))
+    return Report(tables=tables)
+
+
+def read_folds(run: Run) -> list[dict[str, Any]]:
+    """Read the rows of a study's `folds.csv`; scores are numbers or None."""
+    with open(run.path / FOLDS, encoding="utf-8", newline="") as file:
+        return [
+            {key: value if key in KEYS else float(value) if value else None for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+Named = tuple[str, Run, list[dict[str, Any]]]
+"""A study: its name in the table, its folder, and the rows of its `folds.csv`."""
+
+
+def unlike(first: Named, other: Named) -> str:
+    """Say how the records that two studies tested with the same fold and seed differ; empty if they do not."""
+    pairs = [dict.fromkeys((row["fold"], row["seed"]) for row in rows) for _, _, rows in (first, other)]
+    for pair in (one for one in pairs[0] if one in pairs[1]):
+        mine, theirs = (tested_cell(*study, *pair) for study in (first, other))
+        if mine is None or theirs is None or (mine.ids is None and theirs.ids is None):
+            continue
+        same, why = same_records(mine, theirs)
+        if not same:
+            where = [f"{key} {value}" for key, value in zip(("fold", "seed"), pair) if value]
+            return f"{why} (with {' and '.join(where)})"
+    return ""
+
+
+def tested_cell(name: str, run: Run, rows: list[dict[str, Any]], fold: str, seed: str) -> Compared | None:
+    """Read the test of the first trained model of a study with a fold and a seed; None if there is none."""
+    for row in rows:
+        if (row["fold"], row["seed"]) == (fold, seed):
+            folder = run.path / row["model"]
+            for path in folder.glob(f"*-{fold}_seed-{seed}/{BEST}" if fold else f"seed-{seed}/{BEST}"):
+                cell = read_run(path.parent)
+                return describe(name, cell) if "test" in cell.metrics else None
+    return None
 
 
 KEYS = ("fold", "seed", "model")

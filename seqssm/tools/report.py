@@ -82,8 +82,8 @@ def read_run(path: str | Path) -> Run:
         raise no_such_model(path)
     folder = RunFolder(path)
     if not folder.holds_run():
-        if folder.read_json().get("test", {}).get("data"):
-            raise InputError("is a test on other data, which the report of its run contains", file=path)
+        if "test" in folder.read_json():
+            raise InputError("is a test, which the report of its run contains", file=path)
         raise InputError("contains no run (best.ckpt, last.ckpt, log.csv or folds.csv)", file=path)
     content: dict[str, Any] = {}
     if (path / PLAN).is_file() and not (path / FOLDS).is_file():
@@ -198,7 +198,8 @@ def results(run: Run) -> list[Chapter]:
     for path in sorted(run.path.glob(f"test-*/{METRICS}")):
         content = RunFolder(path.parent).read_json()
         if "test" in content:
-            found.append(chapter(run, f"Test on other data: {path.parent.name[5:]}", path.parent, content["test"]))
+            what = "on other data" if content["test"].get("data") else "of another checkpoint"
+            found.append(chapter(run, f"Test {what}: {path.parent.name[5:]}", path.parent, content["test"]))
     if "test" not in run.metrics and run.entry:
         code = shlex.join(["seqssm", run.domain.name, "test", str(run.path)])
         found.insert(0, Chapter("Test", [Section("", "This run has not been tested yet. Test it with:", code=code)]))

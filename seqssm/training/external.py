@@ -30,7 +30,7 @@ from seqssm.files.disk import writing
 from seqssm.files.lock import Lock
 from seqssm.training.checkpoint import Summary
 from seqssm.training.data import DataModule
-from seqssm.training.run_folder import SPLIT, RunFolder
+from seqssm.training.run_folder import ABOUT, METRICS, SPLIT, RunFolder
 
 TRAINED_ON = ("train", "val")  # validation records have selected the epoch
 
@@ -89,7 +89,8 @@ class Destination:
         checkpoint: the checkpoint file.
         entry: its ``"seqssm"`` entry.
         overrides: LightningCLI flags.
-        output: results folder; by default the run folder, or ``RUN/test-<name>`` for other data.
+        output: results folder; by default the run folder, or ``RUN/test-<name>`` for other data or another checkpoint.
+        result: whether the checkpoint is the result of its run, not another file (a compressed model, the last epoch).
 
     Attributes:
         run: folder of the checkpoint.
@@ -99,10 +100,15 @@ class Destination:
     """
 
     def __init__(
-        self, checkpoint: Path, entry: Mapping[str, Any], overrides: Sequence[str], output: str | Path | None
+        self,
+        checkpoint: Path,
+        entry: Mapping[str, Any],
+        overrides: Sequence[str],
+        output: str | Path | None,
+        result: bool = True,
     ) -> None:
         self.run, self.entry, self.given, self.output = RunFolder(checkpoint.parent), entry, flagged(overrides), output
-        self.checkpoint, self.folder = checkpoint, self.run
+        self.checkpoint, self.folder, self.result = checkpoint, self.run, result
         self.differing: dict[str, Any] = {}
         self.external = False
 
@@ -125,8 +131,9 @@ class Destination:
             data.trained_with = dict(self.entry["data_hparams"]) if self.external else None
         if self.output is not None:
             self.folder = RunFolder(self.output)
-        elif self.differing:
-            self.folder = RunFolder(self.run.path / f"test-{self._name(data)}")
+        elif self.differing or not self.result:
+            names = [*([] if self.result else [self.checkpoint.stem]), *([self._name(data)] if self.differing else [])]
+            self.folder = RunFolder(self.run.path / f"test-{'-'.join(names)}")
         return self.folder.path
 
     def _require_same_fit(self, data: DataModule) -> None:
@@ -168,6 +175,12 @@ class Destination:
             before = self.folder.read_json().values()
             if any((section.get("data") or {}) != self._described() for section in before):
                 raise InputError("contains the test of different data; choose another --output", file=self.folder.path)
+            other = {Path(one).name for section in before if (one := section.get("checkpoint"))} - {
+                self.checkpoint.name
+            }
+            if other:
+                message = f"contains the test of {other.pop()}; choose another --output"
+                raise InputError(message, file=self.folder.path)
         try:
             return self.folder.lock()
         except InputError as error:
@@ -181,6 +194,14 @@ class Destination:
     def _described(self) -> dict[str, str]:
         return {name: str(value) for name, value in self.differing.items() if value is not None}
 
+    @property
+    def takes_records(self) -> bool:
+        """Whether the records of a test are written beside its results: not in a run, nor over files of the user."""
+        strangers = not (self.folder.path / METRICS).exists() and any(
+            (self.folder.path / name).exists() for name in (SPLIT, ABOUT)
+        )
+        return self.folder.path.resolve() != self.run.path.resolve() and not strangers
+
     def record(self, overlap: dict[str, int] | None, changed: str, training: str) -> dict[str, Any]:
         """Return the description of the data for `metrics.json`.
 
@@ -191,7 +212,10 @@ class Destination:
         """
         if not self.differing:
             found = {"changed": changed, "training_changed": training}
-            return {"checkpoint": self.checkpoint.name, **{name: text for name, text in found.items() if text}}
+            path = (
+                self.checkpoint.name if self.folder.path.resolve() == self.run.path.resolve() else str(self.checkpoint)
+            )
+            return {"checkpoint": path, **{name: text for name, text in found.items() if text}}
         return {"checkpoint": str(self.checkpoint), "data": self._described(), "overlap": overlap}
 
 

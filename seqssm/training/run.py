@@ -371,7 +371,7 @@ def prepare_evaluation(
         "model": {"class_path": entry["task"].replace(":", "."), "init_args": entry["hparams"]},
         "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": data_options},
     }
-    where = external.Destination(path, entry, overrides, output)
+    where = external.Destination(path, entry, overrides, output, result=Path(run).is_dir() or path.name == BEST)
     folder: Any = where.folder.path
     if data is None:
         folder = lambda one: where.choose_folder(one, own_data.moved_sources(one, entry, path, command))  # noqa: E731
@@ -437,7 +437,7 @@ def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination
     if report is None or not report.metrics:
         raise InputError(f"the data set has no {'test' if command == 'test' else 'validation'} part")
     print(report.text())
-    if where.differing and command == "test":
+    if command == "test" and where.takes_records:
         record(where.folder, cli.datamodule, ("test",))
     content = {**where.record(check.counts, change.changed, change.training), **report.to_dict(), "notes": lines}
     print(f"written: {where.folder.update_metrics(command, content)}", file=sys.stderr)

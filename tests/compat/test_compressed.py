@@ -157,7 +157,7 @@ def test_the_test_command_gives_the_scores_of_the_table(compressed, folder, caps
     alone.mkdir(exist_ok=True)
     shutil.copy(output, alone / "small.ckpt")
     assert main(["pathology", "test", str(alone / "small.ckpt")]) == 0
-    found = json.loads((alone / "metrics.json").read_text())["test"]["metrics"]
+    found = json.loads((alone / "test-small" / "metrics.json").read_text())["test"]["metrics"]
     row = next(row for row in printed.splitlines() if row.startswith("auroc "))
     assert float(row.split()[2]) == pytest.approx(found["auroc"], abs=6e-5)
 

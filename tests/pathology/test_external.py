@@ -265,7 +265,7 @@ def test_tests_on_the_same_other_data_are_compared_by_their_folders(own, other, 
     assert main(["compare", str(first), str(tmp_path / "alone")]) == 2
     assert "is the test of a checkpoint that is not there: " in capsys.readouterr().err
     assert main(["report", str(first)]) == 2
-    assert "is a test on other data, which the report of its run contains" in capsys.readouterr().err
+    assert "is a test, which the report of its run contains" in capsys.readouterr().err
 
 
 def test_other_times_of_the_same_cases_are_not_compared(fit, cohort, other, tmp_path, capsys):

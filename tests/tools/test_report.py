@@ -144,6 +144,25 @@ def test_a_study_has_a_page(toy):
     assert len(same) == 3
 
 
+def test_studies_of_other_records_are_not_paired(toy, capsys):
+    """Folds of another table, or of other labels, were subtracted by their numbers."""
+    assert main(["toy", "kfold", "--config", "tiny", "--seeds", "1,2", "--models", "net,mean", "--output", "one"]) == 0
+    shutil.copytree("one", "two")
+    for study, records in (("one", "test,b\ntest,c\n"), ("two", "test,c\ntest,b\n")):
+        for seed in (1, 2):
+            Path(study, "net", f"seed-{seed}", "split.csv").write_text("split,id\n" + records)
+    capsys.readouterr()
+    assert main(["compare", "one", "two"]) == 0
+    assert "2 of 2" in (printed := capsys.readouterr().out) or "0 of 2" in printed
+    assert "Without differences" not in printed
+    Path("two/net/seed-2/split.csv").write_text("split,id\ntest,b\ntest,d\n")
+    assert main(["compare", "one", "two"]) == 0
+    printed = capsys.readouterr().out
+    assert "two: different test records (1 in common, 2 here, 2 in one) (with seed 2)" in printed
+    assert "two/net" in printed
+    assert "difference = model - one/net" in printed, "the models of the first study are still paired"
+
+
 def test_runs_are_compared_by_difference_and_direction(tested, tmp_path, capsys):
     other = tmp_path / "other"
     assert main(["toy", "fit", "--config", "tiny", "--seed_everything", "9", "--output", str(other)]) == 0
@@ -251,3 +270,28 @@ def test_runs_with_other_labels_of_the_same_records_are_not_paired():
     more = of(["a", "b", "c"], AF=[1, 0, 0], MI=[0, 0, 0])
     assert different_labels(first, more) == "different classes (AF, MI, not AF)"
     assert different_labels(first, of(["a", "b", "c"])) == "", "no classes"
+
+
+def test_a_test_of_another_checkpoint_has_a_folder_of_its_own(tested, tmp_path, capsys):
+    """`test small.ckpt` beside a run replaced the run's results; in a folder without a run, those of another model."""
+    before = (tested / "metrics.json").read_bytes()
+    shutil.copy(tested / "best.ckpt", tested / "small.ckpt")
+    assert main(["toy", "test", str(tested / "small.ckpt")]) == 0
+    assert main(["toy", "test", str(tested / "last.ckpt")]) == 0
+    assert (tested / "metrics.json").read_bytes() == before
+    found = json.loads((tested / "test-small" / "metrics.json").read_text())["test"]
+    assert found["metrics"] == json.loads(before)["test"]["metrics"]
+    assert main(["toy", "test", str(tested / "best.ckpt")]) == 0, "the result of the run"
+    assert json.loads((tested / "metrics.json").read_text()) == json.loads(before)
+    assert main(["report", str(tested)]) == 0
+    assert "Test of another checkpoint: small" in (tested / "report.html").read_text()
+    capsys.readouterr()
+    assert main(["toy", "test", str(tested / "last.ckpt"), "--output", str(tested / "test-small")]) == 2
+    assert "test-small: contains the test of small.ckpt; choose another --output" in capsys.readouterr().err
+    shutil.copy(tested / "best.ckpt", tmp_path / "alone.ckpt")
+    (tmp_path / "split.csv").write_text("mine")
+    for words in ([], ["--output", str(tmp_path)]):
+        assert main(["toy", "test", str(tmp_path / "alone.ckpt"), *words]) == 0
+    assert (tmp_path / "split.csv").read_text() == "mine"
+    assert main(["compare", str(tested), str(tmp_path / "test-alone"), str(tested / "test-small")]) == 0
+    assert "test-small" in capsys.readouterr().out
