@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqssm.errors import InputError
 from seqssm.nn.hadamard import has_hadamard, rotate
 from seqssm.nn.projections import Target, rounded_scans
 
@@ -29,6 +30,7 @@ class Statistics:
         percentiles: candidate -> moving average of the quantile of a sample's absolute values; if requested.
         moments: second moments sum x x^T of the inputs, (in, in) float64; if requested.
         samples: number of samples (first axis).
+        finite: whether all values were finite.
     """
 
     largest: float = 0.0
@@ -38,6 +40,7 @@ class Statistics:
     percentiles: dict[float, float] = field(default_factory=dict)
     moments: Tensor | None = None
     samples: int = 0
+    finite: bool = True
 
     def update(self, x: Tensor, rotation: bool, percentiles: Sequence[float], moments: bool) -> None:
         """Add the values of one call, (B, ..., channels); the other arguments select the statistics."""
@@ -46,6 +49,7 @@ class Statistics:
         size = x.detach().float().abs()
         flat = size.flatten(0, -2)
         self.samples += len(x)
+        self.finite = self.finite and bool(torch.isfinite(flat).all())
         self.channels = _larger(self.channels, flat.amax(0))
         self.means = _larger(self.means, size.flatten(1, -2).mean(1).amax(0) if x.ndim > 2 else flat.amax(0))
         self.largest = max(self.largest, float(flat.max()))
@@ -82,6 +86,9 @@ def observe(
     Returns:
         Statistics by the name of the module whose input they describe; ``<scan>.scan_x``, ``scan_b`` and ``scan_c`` for
         the inputs of scans. Modules that were not called are absent.
+
+    Raises:
+        InputError: a value is not finite.
     """
     found: dict[str, Statistics] = {}
     handles = []
@@ -104,4 +111,9 @@ def observe(
     finally:
         for handle in handles:
             handle.remove()
+    if not all(one.finite for one in found.values()):
+        raise InputError(
+            "calibration: the network overflows on a record, whose values are too large or not finite; leave it out "
+            "(seqssm predict reports such records)"
+        )
     return found

@@ -100,6 +100,7 @@ class Files(Source):
         self.model, self.inputs, self.options, self.most = model, list(inputs), options, most
         self.network = model.network
         self.count = 0
+        self.failed: list[str] = []
         self.merged = merge_adapters(self.network)
         self.model.predictor(options)  # options are checked before the files are read
         windows: list[int] = []
@@ -112,6 +113,8 @@ class Files(Source):
         records = self._counted("records", sum(windows))
         self.title = f"{records} of {', '.join(path.name for path in self.inputs[:3])}"
         self.title += ", ..." if len(self.inputs) > 3 else ""
+        if self.failed:
+            self.title += f" (without {len(self.failed)} that cannot be predicted; first: {self.failed[0]})"
         self.require_enough()
 
     def outputs(self, few: bool = False) -> Tensor:
@@ -119,7 +122,7 @@ class Files(Source):
         predictor = self.model.predictor(self.options)
         records = itertools.islice(predictor.records(self.inputs), BATCH if few else self.most)
         found: list[Tensor] = []
-        good = 0
+        good, self.failed = 0, []
         with tempfile.TemporaryDirectory(prefix="seqssm-") as work:
             predictor.work = Path(work)
             for outcome in outcomes(predictor, batched(records, BATCH)):
@@ -131,6 +134,8 @@ class Files(Source):
                         found.append(_numbers(rows))
                     elif good == 0 and len(outcome.records) == 1:
                         raise InputError(f"--calibration: {record.reason}")
+                    else:
+                        self.failed.append(f"{record.id}: {record.reason}")
         if not few:
             self.count = max(self.count, good)
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)

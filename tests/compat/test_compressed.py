@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -174,6 +175,25 @@ def test_calibration_on_files(compressed):
     files = [f"data/ecg/r{number:02d}.hea" for number in range(20, 32)]
     _, printed = compressed("ecg_mamba", "w8a8", "--calibration", *files)
     assert "calibrated on 12 records (24 windows) of r20.hea, r21.hea, r22.hea, ...;" in printed
+
+
+def test_calibration_counts_unreadable_records_and_refuses_absurd_ones(compressed, folder, capsys):
+    """Three unreadable bags were not mentioned, and a bag of 1e30 gave worse weights and "nan" in the table."""
+    import h5py
+
+    names = [f"data/slides/h5_files/s{number:02d}.h5" for number in range(9)]
+    for name, value in (("nan", np.nan), ("huge", 1e30)):
+        shutil.copy(folder / names[0], folder / f"{name}.h5")
+        with h5py.File(folder / f"{name}.h5", "r+") as file:
+            file["features"][...] = file["features"][...] * 0 + value
+    _, printed = compressed("pathology_srmamba", "w8a8", "--calibration", *names, "nan.h5")
+    assert "calibrated on 9 records of " in printed
+    assert "(without 1 that cannot be predicted; first: nan: " in printed
+    run = folder / "runs" / "pathology_srmamba"
+    words = ["compress", str(run), "--calibration", *names, "huge.h5", "--output", "huge.ckpt"]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "calibration: the network overflows on a record" in capsys.readouterr().err
 
 
 def test_calibration_on_windows_of_a_series(compressed):
