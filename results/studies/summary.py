@@ -39,6 +39,8 @@ GENOME = {
     "dilated convolutions, 15 minutes": "dilated convolutions",
     "Mamba alone, 15 minutes": "Mamba alone",
 }
+CHR20_MAMBA = "convolutions and Mamba (the preset)"
+CHR20 = {name: name for name in ("GRU", "dilated convolutions")}
 LINES = (
     Line("ETTh1, 96 steps", "MSE, lower", "etth1_96", "mse", "smamba", False, forecasting.TITLES, ".386 (S-Mamba)"),
     Line("ETTm1, 96 steps", "MSE, lower", "ettm1_96", "mse", "smamba", False, forecasting.TITLES, ".333 (S-Mamba)"),
@@ -51,6 +53,7 @@ LINES = (
     Line("CTCF peaks, chromosome 20", "AUROC", "dna_ctcf", "auroc", "stem", True, dna.TITLES),
     Line("*E. coli* promoters", "MCC", "dna_promoters", "mcc", "stem", True, dna.TITLES, ".84 (CNNProm)"),
     Line("*P. falciparum*, MAL13", "bits, lower", "dna_pfalciparum", "bits_per_base", GENOME_MAMBA, False, GENOME),
+    Line("human chromosome 20", "bits, lower", "dna_human_chr20", "bits_per_base", CHR20_MAMBA, False, CHR20),
     Line("*Arabidopsis* TATA", "MCC", "dna_tata", "mcc", "stem", True, dna.TITLES, ".91 (CNNProm)"),
 )
 
