@@ -337,6 +337,8 @@ def of_data(data: Any, say: Callable[[str], None]) -> Iterator[tuple[str, Item]]
         )
     problems: dict[str, InputError] = {}
     for name, sequence in data.items():
+        if type(sequence).__module__ == "Bio.Seq":
+            sequence = str(sequence)
         if not isinstance(sequence, str | bytes):
             raise InputError(f"sequence {name!r} is a {type(sequence).__name__}, not text")
         letters = sequence.encode("utf-8", "surrogateescape") if isinstance(sequence, str) else sequence

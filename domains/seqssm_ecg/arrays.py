@@ -181,7 +181,8 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
             ) from None
         raise InputError(f"is not a readable array: {why}", file=path) from None
     if len(shape) != 2 or dtype.kind not in "fiu" or 0 in shape:
-        raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}", file=path)
+        how = "; one lead is stored as (1, samples)" if len(shape) == 1 else ""
+        raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}{how}", file=path)
     return shape, names
 
 

@@ -139,9 +139,11 @@ def typed(frame: pd.DataFrame, text: bool) -> pd.DataFrame:
 
 
 def _as_text(value: Any) -> str:
-    """Format a typed cell as a user would write it; arrays, as in list columns of Parquet, as lists."""
+    """Format a typed cell as a user would write it; arrays, as in list columns of Parquet, as lists, bytes as UTF-8."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace").strip()
     if value is None or value is pd.NaT or value is pd.NA or value != value:
         return ""
     if isinstance(value, float | np.floating):

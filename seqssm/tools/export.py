@@ -19,12 +19,13 @@ from torch._dynamo.exc import UserErrorType
 
 from seqssm.domain import find_domain, resolve
 from seqssm.errors import InputError
-from seqssm.files.disk import atomic
+from seqssm.files.disk import atomic, require_suffix
 from seqssm.training import checkpoint
 from seqssm.version import __version__
 
 Format = Literal["onnx", "torch", "safetensors"]
-SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+SUFFIXES = {"onnx": (".onnx",), "torch": (".pt2", ".pt"), "safetensors": (".safetensors",)}
+"""Suffixes of the file by format; the first one is the default."""
 TOLERANCE = 1e-4  # largest difference, relative to the largest output
 BATCHES = (1, 3)
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
@@ -97,8 +98,7 @@ def export(
     kept = checkpoint.read_checkpoint(source)
     entry = kept["seqssm"]
     path = Path(output) if output is not None else default_output(source, format)
-    if path.is_dir():
-        raise InputError("is a folder; --output takes a file", file=path)
+    require_suffix(path, SUFFIXES[format])
     if entry.get("compression") is not None:
         raise InputError("is compressed; export the original checkpoint", file=source)
     if format == "onnx":
@@ -131,7 +131,7 @@ def default_output(model: str | Path, format: Format) -> Path:
         model: checkpoint or run folder.
         format: format of the file.
     """
-    return checkpoint.find_checkpoint(model).with_suffix(SUFFIXES[format])
+    return checkpoint.find_checkpoint(model).with_suffix(SUFFIXES[format][0])
 
 
 def require_packages() -> None:

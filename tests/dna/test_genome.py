@@ -245,6 +245,12 @@ def test_regions():
     for text in ("chr7:0-10", "chr7:10-5", "chr7:1-5001"):
         with pytest.raises(InputError, match="expected 1 <= start <= end <= 5000"):
             parse_region(text, contigs, lengths)
+    fields = Contigs(["gi|123|ref|NC_01.1|", "chrX"])
+    assert parse_region("gi|123|ref|NC_01.1|:1-5", fields, [3000, 9]) == (0, 0, 5), "a field of it names the record too"
+    assert parse_region("NC_01.1:2", fields, [3000, 9]) == (0, 1, 2)
+    with pytest.raises(InputError, match="expected 1 <= start <= end <= 3000"):
+        parse_region("gi|123|ref|NC_01.1|:9000-9005", fields, [3000, 9])
+    assert parse_region("chr20:3000001-9000000", contigs, lengths) == (1, 0, 6_000_000), "another name of the record"
     for text in ("chr8", "chr8:1-10", "chr7:x-10", "chr7:-10"):
         with pytest.raises(InputError, match="no contig"):
             parse_region(text, contigs, lengths)

@@ -272,6 +272,18 @@ def test_parquet_and_frames(tmp_path):
         table_of_frame(frame.iloc[:0])
 
 
+def test_lists_and_bytes_in_columns(tmp_path):
+    """Parquet gives lists as arrays, whose comparison with a missing value was an internal error."""
+    frame = pd.DataFrame({"labels": [["a", "b"], [], None], "vector": [np.arange(2.0)] * 3, "raw": [b"AC", b"", None]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    for table in (read_table(tmp_path / "t.parquet"), table_of_frame(frame, text=True)):
+        assert cells(table) == {
+            "labels": ["['a', 'b']", "[]", ""],
+            "vector": ["[0.0, 1.0]"] * 3,
+            "raw": ["AC", "", ""],
+        }
+
+
 def test_the_reader_stays_light():
     code = (
         "import sys, seqssm.files.tables; sys.exit(any(n in sys.modules for n in ('torch', 'lightning', 'openpyxl')))"

@@ -65,7 +65,7 @@ def test_a_graph_that_differs_is_an_error(value, tmp_path):
 
 @pytest.mark.parametrize("form", ["onnx", "torch", "safetensors"])
 def test_a_failed_check_leaves_the_previous_file(form, tmp_path, capsys, monkeypatch):
-    path = tmp_path / "model.bin"
+    path = tmp_path / f"model{exporting.SUFFIXES[form][0]}"
     path.write_bytes(b"earlier")
     if form == "safetensors":
         monkeypatch.setattr("safetensors.torch.load", lambda content: defaultdict(lambda: torch.tensor(torch.nan)))
@@ -181,10 +181,13 @@ def test_weights_have_a_description(tmp_path):
         ([str(RUNS / "pathology_srmamba"), "--streaming"], "needs the whole bag"),
         ([str(RUNS / "ecg_mamba"), "--format", "safetensors", "--streaming"], "has weights only"),
         ([str(RUNS / "ecg_mamba"), "--format", "tflite"], "invalid choice"),
+        ([str(RUNS / "ecg_mamba"), "--format", "torch"], "--output must end in .pt2 or .pt"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(words, message, tmp_path, capsys):
-    path = tmp_path / "out"
+    path = tmp_path / (
+        "out.safetensors" if "safetensors" in words else "out.txt" if "must end" in message else "out.onnx"
+    )
     assert main(["export", *words, "--output", str(path)]) == 2
     printed = capsys.readouterr().err
     assert message in printed
