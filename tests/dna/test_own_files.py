@@ -190,3 +190,13 @@ def test_sequences_in_memory_instead_of_files():
         predict(causal(), "missing.fa")
     with pytest.raises(InputError, match=r"it has x, y$"):
         predict(causal(), data=pd.DataFrame({"x": ["ACGT"], "y": [1]}))
+
+
+def test_sequences_in_memory_are_text_bytes_or_of_biopython():
+    from Bio.Seq import Seq
+    from seqssm_dna.sources import of_data
+
+    found = dict(of_data({"a": "acgt", "b": b"ACGT", "c": Seq("ACGT")}, print))
+    assert [item.letters.upper() for item in found.values()] == [b"ACGT"] * 3
+    with pytest.raises(InputError, match="sequence 'a' is a int, not text"):
+        list(of_data({"a": 5}, print))
