@@ -26,7 +26,9 @@ COUNTS = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_NUM_TASK
 
 
 class Interrupts:
-    """Handler of SIGINT that notes the interrupt, so that an exception that a library made of it is recognised.
+    """Handler of SIGINT and SIGTERM that notes the interrupt, which a library may drop or make another exception of.
+
+    A function that C code calls back drops it; so does numba's compiler. Half-imported modules fail with other errors.
 
     Attributes:
         came: whether there was an interrupt.
@@ -46,6 +48,11 @@ class Interrupts:
                 os._exit(ExitCode.INTERRUPTED)
             frame = frame.f_back
         raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was an interrupt that did not end the work."""
+        if self.came:
+            raise KeyboardInterrupt
 
 
 INTERRUPTS = Interrupts()

@@ -300,7 +300,7 @@ class EcgData(Extensible):
                 self.messages.append(f"{int((~any_label).sum())} records without a label in this task dropped")
             known, y = [record for record, keep in zip(known, any_label) if keep], y[any_label]
         elif classes.other:
-            self.messages.append(f"{len(classes.other)} codes do not belong to any class")
+            self.messages.append(f"labels that belong to no class: {class_counts(classes.other)}")
         if self.fitted is not None and not (y > 0).any():
             raise InputError("no record has a label of the model's classes", file=self.source.name)
         return known, y
@@ -345,7 +345,7 @@ class EcgData(Extensible):
         """Return the classes that have enough training records, and their labels."""
         kept = frequent(list(y[train]), classes, self.min_positives)
         if not kept.names:
-            raise InputError("no class has a training record", file=self.source.name)
+            raise InputError(classes.without_records(), file=self.source.name)
         lost = [name for name in classes.names if name not in kept.names]
         own = self.source.own_classes or self.single_label
         if lost and not own and self.min_positives == 1:  # the classes of a benchmark are kept for comparability

@@ -11,6 +11,7 @@ import numpy as np
 
 from seqssm.errors import InputError, no_column
 from seqssm.files.tables import read_table
+from seqssm.metrics.classes import class_counts, class_list
 
 CINC_YEARS = {"cinc2020": 2020, "cinc2021": 2021}
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
@@ -76,6 +77,26 @@ class Classes:
     weights: np.ndarray | None = None
     year: int | None = None
     other: dict[str, int] = field(default_factory=dict)
+
+    def translated(self, labels: Iterable[str]) -> list[str]:
+        """Replace the name of a class, or a part of it (``PVC`` of ``PVC|VPB``), in any case, by its first code."""
+        known = {code for group in self.codes for code in group}
+        names = {
+            part.casefold(): group[0]
+            for name, group in zip(self.names, self.codes)
+            for part in (name, *name.split("|"))
+        }
+        return [label if label in known else names.get(label.casefold(), label) for label in labels]
+
+    def without_records(self) -> str:
+        """Say that no class occurs, with the labels that do."""
+        if not self.other:
+            return "no class has a training record"
+        found, named = class_counts(dict(list(self.other.items())[:6])), class_list(self.names[:6])
+        return (
+            f"no class has a training record: the labels are {found}, the classes {named}, ...; the preset ecg_small "
+            "takes the labels as classes"
+        )
 
     def vector(self, codes: Iterable[str], unknown: Iterable[str] = ()) -> np.ndarray:
         """Encode codes as (m,) float32: 1 for a class with a code that occurs, else 0, or NaN if it is unknown.

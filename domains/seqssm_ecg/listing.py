@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,16 @@ class Source:
         if not external:
             found.require_split(self.name)
         if self.labels in CINC_YEARS:
-            return Listed(self.name, found.records, self._challenge_classes(), found.notes)
+            classes = self._challenge_classes()
+            records = [
+                replace(
+                    one,
+                    codes=None if one.codes is None else classes.translated(one.codes),
+                    unknown=type(one.unknown)(classes.translated(one.unknown)),
+                )
+                for one in found.records
+            ]
+            return Listed(self.name, records, classes, found.notes)
         if self.labels not in (None, "codes") and not external:
             raise InputError(
                 f"--data.labels {self.labels}: a manifest supports only its own labels, cinc2020 and cinc2021"

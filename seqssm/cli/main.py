@@ -78,16 +78,13 @@ def interrupted(reports: bool, hint: str = "") -> ExitCode:
 def terminable() -> Iterator[None]:
     """Let SIGTERM, sent by batch systems, end a command as Ctrl-C does, even before its work has begun.
 
-    Ctrl-C is noted: a library may turn it into another exception, as half-imported modules do.
+    Both are noted (`seqssm.environment.Interrupts`).
     """
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield  # called from another program, which handles signals itself
         return
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, INTERRUPTS)
     plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if plain:
         signal.signal(signal.SIGINT, INTERRUPTS)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from seqssm.bounds import Bounds
 from seqssm.cli.options import Parsed, Parser, add, require_models
 from seqssm.domain import ACCELERATOR, Domain, Option, domains, find_domain
+from seqssm.environment import INTERRUPTS
 from seqssm.errors import ExitCode, InputError, other_domain
 from seqssm.files.disk import require_new, require_suffix, require_writable
 from seqssm.files.outputs import TABLES
@@ -221,11 +222,8 @@ def build_job(options: Parsed, domain: Domain | None) -> Job:
 def interruptible(name: str, argv: list[str], begun: Begun) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the job so that it can be continued; once it has begun, print the command."""
 
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = signal.signal(signal.SIGTERM, INTERRUPTS)
     except ValueError:  # signals can be handled in the main thread only
         before = None
     try:

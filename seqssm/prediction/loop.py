@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from seqssm.environment import INTERRUPTS
 from seqssm.errors import InputError
 from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.prediction.predictor import Predictor, Record
@@ -73,6 +74,7 @@ class _Prepared(Dataset):
         try:
             return self.predictor.prepare(record), None
         except Exception as error:
+            INTERRUPTS.check()
             record.item = None
             if not _of_a_record(error):
                 return record, InputError(refusal(error) or str(error))
@@ -117,10 +119,12 @@ def outcomes(
             if trouble:
                 outcome.traces.append(trouble)
         _predict(predictor, outcome, precision)
+        INTERRUPTS.check()
         if figures is not None:
             for record, rows in zip(outcome.records, outcome.rows):
                 if record.reason is None:
                     _draw(predictor, record, rows, figures, outcome)
+                    INTERRUPTS.check()
         yield outcome
 
 
@@ -156,6 +160,7 @@ def _attempt(predictor: Predictor, outcome: Outcome, places: list[int], precisio
         for place, rows in zip(places, found):
             outcome.rows[place] = checked(predictor, rows)
     except Exception as error:
+        INTERRUPTS.check()
         if not _of_a_record(error):
             raise
         return error

@@ -288,6 +288,16 @@ def is_stopped(state: Mapping[str, Any], patience: int | None) -> bool:
     return bool(state.get("stopped")) and patience is not None and state["waited"] >= patience
 
 
+class InterruptCheck(Callback):
+    """Ends a test or validation after a batch in which an interrupt was lost."""
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        INTERRUPTS.check()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        INTERRUPTS.check()
+
+
 class CollectiveTimeout(Callback):
     """Sets how long the processes wait for each other once all of them have started.
 

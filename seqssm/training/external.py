@@ -164,11 +164,10 @@ class Destination:
         Raises:
             InputError: the folder is not writable, or contains a run or the test of different data.
         """
-        if self.folder.path.resolve() == self.run.path.resolve():
-            if self.differing:
-                raise InputError(
-                    "contains the results of the run's own data; choose another --output", file=self.run.path
-                )
+        if self.folder.path.resolve() == self.run.path.resolve() and self.run.holds_run():
+            if self.differing or not self.result:
+                of = "best.ckpt" if not self.differing else "the run's own data"
+                raise InputError(f"contains the results of {of}; choose another --output", file=self.run.path)
         else:
             if self.folder.holds_run():
                 raise InputError("contains a run; choose another --output", file=self.folder.path)

@@ -417,11 +417,13 @@ def evaluate(
 
 
 def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination, lines: list[str]) -> Report:
+    from seqssm.training.callbacks import InterruptCheck
     from seqssm.training.external import OverlapCheck
     from seqssm.training.unchanged import ChangeCheck, record
 
     run = cli.trainer.test if command == "test" else cli.trainer.validate
     check, change = OverlapCheck(where.run), ChangeCheck(where.run)
+    cli.trainer.callbacks.append(InterruptCheck())  # type: ignore[attr-defined]
     if where.differing:
         cli.trainer.callbacks.append(check)  # type: ignore[attr-defined]
     else:

@@ -235,3 +235,46 @@ def test_killed_and_resumed_gives_an_equal_file(run, numbers):
     assert predict(run, path, "--output", "whole.csv", "--batch-size", 2) == 0
     assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("made", [None, AttributeError("module 'numba' has no attribute 'core'")])
+def test_an_interrupt_that_a_library_lost_ends_the_job(run, numbers, monkeypatch, capsys, made):
+    """Compilers of kernels drop an interrupt, half-imported modules make another error of it: all records failed."""
+    from seqssm_toy.predict import ToyPredictor
+
+    from seqssm.environment import INTERRUPTS
+
+    path, predict_batch = numbers(6), ToyPredictor.predict
+
+    def lose(predictor, records):
+        INTERRUPTS.came = True
+        if made is not None:
+            raise made
+        return predict_batch(predictor, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyPredictor, "predict", lose)
+        assert predict(run, path, "--output", "out.csv", "--batch-size", 2) == 130
+    assert "interrupted; continue with: seqssm predict" in capsys.readouterr().err
+    assert not Path("out.csv").exists()
+    assert predict(run, path, "--output", "out.csv", "--batch-size", 2, "--resume") == 0
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_an_interrupt_that_a_library_lost_ends_an_evaluation(run, monkeypatch, command):
+    from seqssm_toy.task import ToyTask
+
+    from seqssm.cli.main import main
+    from seqssm.environment import INTERRUPTS
+
+    step = ToyTask.step
+
+    def lose(task, batch):
+        INTERRUPTS.came = True
+        return step(task, batch)
+
+    before = (run / "metrics.json").read_bytes() if (run / "metrics.json").exists() else None
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyTask, "step", lose)
+        assert main(["toy", command, str(run)]) == 130
+    assert ((run / "metrics.json").read_bytes() if (run / "metrics.json").exists() else None) == before

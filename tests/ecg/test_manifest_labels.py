@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from seqssm_ecg import simulate
 from seqssm_ecg.files import write_wfdb
+from seqssm_ecg.labels import Classes
 
 from seqssm.errors import InputError
 
@@ -152,3 +153,15 @@ def test_lists_of_missing_labels_are_unknown(records, capsys, cell):
 def test_an_unknown_value_of_a_dict_is_not_zero(records, value):
     with pytest.raises(InputError, match="line 3, column labels: a value of the dict is missing: leave its name out"):
         data_of(records, labels("AF", f"{{'AF': {value}, 'SR': 1}}", "SR"))
+
+
+def test_names_of_a_challenges_classes_are_read_as_its_codes():
+    """Under `--data.labels cinc2021`, a manifest with names gave negatives for the classes that it named."""
+    classes = Classes(["AF", "PVC|VPB"], [("164889003",), ("427172004", "17338001")])
+    labels = ["af", "vpb", "PVC|VPB", "17338001", "other"]
+    assert classes.translated(labels) == ["164889003", "427172004", "427172004", "17338001", "other"]
+    classes.vector(["other"])
+    assert classes.without_records().startswith(
+        "no class has a training record: the labels are other 1, the classes AF, PVC|VPB, ...; the preset ecg_small"
+    )
+    assert Classes([], []).without_records() == "no class has a training record"

@@ -285,7 +285,10 @@ def test_a_test_of_another_checkpoint_has_a_folder_of_its_own(tested, tmp_path, 
     assert json.loads((tested / "metrics.json").read_text()) == json.loads(before)
     assert main(["report", str(tested)]) == 0
     assert "Test of another checkpoint: small" in (tested / "report.html").read_text()
-    capsys.readouterr()
+    for name in ("last.ckpt", "small.ckpt"):
+        assert main(["toy", "test", str(tested / name), "--output", str(tested)]) == 2
+    assert "run: contains the results of best.ckpt; choose another --output" in capsys.readouterr().err
+    assert (tested / "metrics.json").read_bytes() == before
     assert main(["toy", "test", str(tested / "last.ckpt"), "--output", str(tested / "test-small")]) == 2
     assert "test-small: contains the test of small.ckpt; choose another --output" in capsys.readouterr().err
     shutil.copy(tested / "best.ckpt", tmp_path / "alone.ckpt")
