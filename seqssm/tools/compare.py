@@ -243,7 +243,10 @@ Named = tuple[str, Run, list[dict[str, Any]]]
 def unlike(first: Named, other: Named) -> str:
     """Say how the records that two studies tested with the same fold and seed differ; empty if they do not."""
     pairs = [dict.fromkeys((row["fold"], row["seed"]) for row in rows) for _, _, rows in (first, other)]
-    for pair in (one for one in pairs[0] if one in pairs[1]):
+    common = [one for one in pairs[0] if one in pairs[1]]
+    if not common:
+        return "no fold and seed in common"
+    for pair in common:
         mine, theirs = (tested_cell(*study, *pair) for study in (first, other))
         if mine is None or theirs is None or (mine.ids is None and theirs.ids is None):
             continue

@@ -155,6 +155,11 @@ def test_studies_of_other_records_are_not_paired(toy, capsys):
     assert main(["compare", "one", "two"]) == 0
     assert "2 of 2" in (printed := capsys.readouterr().out) or "0 of 2" in printed
     assert "Without differences" not in printed
+    folds = Path("two/folds.csv").read_text()
+    Path("two/folds.csv").write_text(folds.replace(",1,", ",8,").replace(",2,", ",9,"))
+    assert main(["compare", "one", "two"]) == 0
+    assert "two: no fold and seed in common" in capsys.readouterr().out
+    Path("two/folds.csv").write_text(folds)
     Path("two/net/seed-2/split.csv").write_text("split,id\ntest,b\ntest,d\n")
     assert main(["compare", "one", "two"]) == 0
     printed = capsys.readouterr().out
