@@ -101,10 +101,11 @@ def fit(
     sources = [configs.find_preset(domain, name) for name in configs_given]
     name = sources[-1].name if sources else domain.name
     folder = RunFolder(output or Path("runs", domain.name, name))
-    contents = configs.without_data_set(configs.read_presets(sources, domain), domain, given_data(domain, options))
+    contents = configs.read_presets(sources, domain)
     if _starts_the_others():
         folder.require_free(f"seqssm {domain.name} fit", overwrite)  # at once; checked again under the lock
         require_writable(folder.path)
+    contents = configs.without_data_set(contents, domain, given_data(domain, options))  # imports PyTorch
     files = [source.path for source in sources]
     return _train(domain, folder, contents, options, resume=False, files=files, overwrite=overwrite)
 

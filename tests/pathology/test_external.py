@@ -109,7 +109,11 @@ def test_the_same_file_under_another_name_is_the_runs_own_data(own, cohort, monk
 def test_output_names_the_folder_for_the_own_data_too(own, tmp_path):
     before = (own / "metrics.json").read_bytes()
     assert main(["pathology", "test", str(own), "--output", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "metrics.json").read_bytes() == before
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["test"]
+    assert found.pop("checkpoint") == str(own / "best.ckpt")
+    wanted = json.loads(before)["test"]
+    assert wanted.pop("checkpoint") == "best.ckpt"
+    assert found == wanted
     assert (tmp_path / "out" / "figures" / "test_records.csv").is_file()
 
 
