@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from seqssm.training import migration, networks
 from seqssm.training.lists import item_type, list_value, option_types
 
 SECTIONS = ("model", "data")
+DATA_SET = "dataset"  # the option of a data module that names a registered set
 
 
 @dataclass
@@ -164,6 +166,38 @@ class Arguments:
             self.flags = [flag for flag in self.flags if flag not in foreign]
             told += [flag.option for flag in foreign]
         networks.report_dropped(task, chosen, told, "config" if not flags_too else "study")
+
+    def drop_data_set(self, in_memory: bool = False) -> None:
+        """Drop what belongs to a preset's data set where the user's own records replace it, and report it.
+
+        Records that a config names replace the data sets of earlier configs, those of flags replace that of all.
+
+        Args:
+            in_memory: whether the records are a data frame.
+        """
+        sources = getattr(_class(self.class_of("data")), "sources", ())
+        own = {option for group in sources for option in group} - {DATA_SET}
+        given = {name.removeprefix("data.") for name in self.given() if name.startswith("data.")}
+        if in_memory:
+            given.add(str(self.domain.data_argument))
+        for place, config in enumerate(self.configs):
+            options = _arguments(config, "data")
+            later = [_arguments(one, "data").items() for one in self.configs[place + 1 :]]
+            named = given | {option for items in later for option, value in items if value is not None}
+            if options.get(DATA_SET) is None or DATA_SET in named or not named & own:
+                continue
+            belong = {
+                one.name: options[one.name]
+                for one in self.domain.of_data_set
+                if options.get(one.name) is not None
+                and not (one.values and options[one.name] not in one.values)
+                and not named & set(one.beside)
+            }
+            config["data"]["init_args"] = {k: v for k, v in options.items() if k not in {DATA_SET, *belong}}
+            told = [f"{option} {value}" for option, value in belong.items() if option not in named]
+            if told:
+                dropped = f"{', '.join(told)} dropped, of the data set {options[DATA_SET]}"
+                print(f"seqssm: config: {dropped}", file=sys.stderr)
 
     def require_known(self, known: Iterable[str]) -> None:
         """Raise InputError for an unknown name, suggesting the most similar known one."""

@@ -298,9 +298,7 @@ def build_cell(domain: Domain, run: RunFolder, cell: Cell, study: Study) -> Any:
     """Build model, data module and trainer of a cell."""
     contents = configs.read_presets([configs.find_preset(domain, name) for name in study.configs], domain)
     flags = [*domain.models.get(cell.model, ()), *study.overrides, *flags_of(cell, study)]
-    options = runs.Options(flags, foreign="drop")
-    contents = configs.without_data_set(contents, domain, runs.given_data(domain, options))
-    return runs.build(domain, run.path, contents, options)
+    return runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop", fresh=True))
 
 
 def prepare(folder: RunFolder, content: dict[str, Any], resume: bool, paths: list[str]) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from seqssm.domain import Domain, resolve
+from seqssm.domain import Domain
 from seqssm.errors import InputError, nearest
 from seqssm.training import migration
 from seqssm.training.run_folder import CONFIG
@@ -22,7 +21,6 @@ LARGEST, MOST_ENTRIES = 1_000_000, 100_000  # bytes of a config file; entries in
 VARIANTS = "presets"  # section of a preset file: name -> differences from the rest of the file
 FORM = ("class_path", "init_args", "dict_kwargs")
 """Entries of a section that names its class."""
-DATA_SET = "dataset"  # the option of a data module that names a registered set
 SECTIONS = ("seed_everything", "early_stopping", "trainer", "model", "data")
 
 
@@ -151,46 +149,6 @@ def read_presets(sources: Iterable[Source], domain: Domain) -> list[dict[str, An
     found: list[dict[str, Any]] = []
     for source in sources:
         found.append(read_preset(source, domain, found))
-    return found
-
-
-def without_data_set(
-    contents: Sequence[dict[str, Any]], domain: Domain, given: Collection[str]
-) -> list[dict[str, Any]]:
-    """Drop what belongs to a preset's data set where the user's own records replace it, and report it on stderr.
-
-    Args:
-        contents: configurations from `read_presets`; own records in one replace the data sets of earlier ones.
-        domain: the domain, with `seqssm.domain.Domain.of_data_set`.
-        given: options of the data given beside the configurations, which replace those of all.
-
-    Returns:
-        The configurations, changed in copies.
-    """
-    found = [dict(content) for content in contents]
-    cls = [domain.data, *(one["data"]["class_path"] for one in found if "data" in one)][-1]
-    module, _, name = cls.replace(":", ".").rpartition(".")
-    own = {option for group in resolve(f"{module}:{name}").sources for option in group} - {DATA_SET}
-    for place, content in enumerate(found):
-        options = (content.get("data") or {}).get("init_args")
-        if not isinstance(options, dict) or options.get(DATA_SET) is None:
-            continue
-        later = [one.get("data", {}).get("init_args") or {} for one in found[place + 1 :]]
-        named = {*given, *(option for one in later for option, value in one.items() if value is not None)}
-        if DATA_SET in named or not named & own:
-            continue
-        belong = {
-            one.name: options[one.name]
-            for one in domain.of_data_set
-            if options.get(one.name) is not None
-            and not (one.values and options[one.name] not in one.values)
-            and not named & set(one.beside)
-        }
-        kept = {option: value for option, value in options.items() if option not in {DATA_SET, *belong}}
-        content["data"] = {**content["data"], "init_args": kept}
-        told = [f"{option} {value}" for option, value in belong.items() if option not in named]
-        if told:
-            print(f"seqssm: config: {', '.join(told)} dropped, of the data set {options[DATA_SET]}", file=sys.stderr)
     return found
 
 

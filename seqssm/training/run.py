@@ -9,7 +9,7 @@ import copy
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +46,7 @@ class Options:
         sections: an additional config, ``{"model": {...}, "data": {...}, "trainer": {...}}``.
         task, data: objects that replace the sections ``model`` and ``data``.
         foreign: treatment of flags of networks that are not chosen: ``"refuse"`` or ``"drop"``.
+        fresh: whether the configs are those of the user, in which own records replace the data set of a preset.
         timeout: seconds to wait for another process.
         command: the command line as typed, for the record of the run.
         stages: networks whose outputs are added to those of the new one (`seqssm.training.teacher.add_stages`).
@@ -59,6 +60,7 @@ class Options:
     data: DataModule | None = None
     frame: Any = None
     foreign: Literal["refuse", "drop"] = "refuse"
+    fresh: bool = False
     timeout: float = TIMEOUT
     command: str | None = None
     stages: Sequence[Any] = ()
@@ -105,19 +107,9 @@ def fit(
     if _starts_the_others():
         folder.require_free(f"seqssm {domain.name} fit", overwrite)  # at once; checked again under the lock
         require_writable(folder.path)
-    contents = configs.without_data_set(contents, domain, given_data(domain, options))  # imports PyTorch
     files = [source.path for source in sources]
-    return _train(domain, folder, contents, options, resume=False, files=files, overwrite=overwrite)
-
-
-def given_data(domain: Domain, options: Options) -> set[str]:
-    """Return the names of the options of the data that are given beside the configs."""
-    flags = Arguments(domain, [], split_flags(options.overrides)).given()
-    given = {name.removeprefix("data.") for name in flags if name.startswith("data.")}
-    sections = options.sections.get("data") or {}
-    if options.frame is not None and domain.data_argument is not None:
-        given.add(domain.data_argument)
-    return {*given, *sections.get("init_args", sections)}
+    fresh = replace(options, fresh=True)
+    return _train(domain, folder, contents, fresh, resume=False, files=files, overwrite=overwrite)
 
 
 def resume(domain: Domain, run: str | Path, options: Options | None = None) -> Finished:
@@ -315,6 +307,8 @@ def build(
     try:
         given = frozenset(f"{one}.{name}" for one in names for name in (extra.get(one) or {}).get("init_args") or {})
         arguments = Arguments(domain, copy.deepcopy([classes, *contents, extra]), split_flags(options.overrides), given)
+        if options.fresh:
+            arguments.drop_data_set(in_memory=options.frame is not None)
         cli = TrainingCLI(arguments, folder, options.task, options.data, options.foreign)
     except InputError as error:
         if files and error.file is None and error.message.startswith("config: "):

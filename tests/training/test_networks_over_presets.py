@@ -6,6 +6,7 @@ import copy
 
 import pytest
 
+from seqssm.cli.main import main
 from seqssm.domain import domains, resolve
 from seqssm.errors import InputError, nearest
 from seqssm.training import presets
@@ -70,6 +71,14 @@ def test_equally_similar_names_are_all_suggested():
     assert nearest("ECG", ["dna", "ecg"]) == "; did you mean ecg?"
 
 
+def without_data_set(contents, domain, given):
+    """The configs after own records, given as flags, have replaced the data set."""
+    flags = split_flags([word for option in given for word in (f"--data.{option}", "x")])
+    arguments = Arguments(domain, copy.deepcopy(contents), flags)
+    arguments.drop_data_set()
+    return arguments.configs
+
+
 def own_options(domain):
     """Options of the domain's data classes that name the user's own records."""
     return {"forecasting": ["file"], "ecg": ["manifest", "folder"], "pathology": ["manifest"]}.get(
@@ -85,10 +94,10 @@ def test_own_records_replace_the_data_set_of_a_preset(name, capsys):
         content = presets.read_preset(source, domain)
         before = (content.get("data") or {}).get("init_args", {})
         own = [one for one in own_options(name) if any(one in group for group in sources_of(domain, content))]
-        (same,) = presets.without_data_set([content], domain, ["batch_size"])
+        (same,) = without_data_set([content], domain, ["batch_size"])
         assert same == content, "no own records"
         for option in own if "dataset" in before else []:
-            (after,) = presets.without_data_set([content], domain, [option])
+            (after,) = without_data_set([content], domain, [option])
             left = after["data"]["init_args"]
             assert "dataset" not in left, preset
             gone = {one.name for one in domain.of_data_set if option not in one.beside and not one.values} | {"dataset"}
@@ -96,9 +105,9 @@ def test_own_records_replace_the_data_set_of_a_preset(name, capsys):
             assert {key: value for key, value in before.items() if key in left} == left, preset
             assert before["dataset"], "the preset itself is not changed"
             later = {"data": {"class_path": content["data"]["class_path"], "init_args": {option: "my"}}}
-            assert presets.without_data_set([content, later], domain, []) == [after, later], "in a further config"
-            assert presets.without_data_set([later, content], domain, []) == [later, content], "the preset comes later"
-        assert presets.without_data_set([content], domain, [*own, "dataset"]) == [content], "the user's choice of both"
+            assert without_data_set([content, later], domain, []) == [after, later], "in a further config"
+            assert without_data_set([later, content], domain, []) == [later, content], "the preset comes later"
+        assert without_data_set([content], domain, [*own, "dataset"]) == [content], "the user's choice of both"
     if domain.of_data_set:
         assert "seqssm: config: " in capsys.readouterr().err
 
@@ -113,8 +122,17 @@ def test_labels_of_a_challenge_and_of_a_copy_of_the_set_stay():
 
     def labels(preset, option):
         content = presets.read_preset(presets.find_preset(domain, preset), domain)
-        return presets.without_data_set([content], domain, [option])[0]["data"]["init_args"].get("labels")
+        return without_data_set([content], domain, [option])[0]["data"]["init_args"].get("labels")
 
     assert labels("cinc2021_small", "folder") == labels("cinc2021_small", "manifest") == "cinc2021"
     assert labels("ptbxl_superclass_small", "folder") == "superclass"
     assert labels("ptbxl_superclass_small", "manifest") is None
+
+
+@pytest.mark.parametrize("path", ["nope.module.X", "seqssm_forecasting.data.Nope", "Nope", "collections.OrderedDict"])
+def test_a_wrong_class_of_the_data_is_one_line(path, tmp_path, capsys):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(f"data:\n  class_path: {path}\n  init_args: {{file: a.csv}}\n")
+    command = ["forecasting", "fit", "--config", "smamba", "--config", str(file), "--output", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert path in (printed := capsys.readouterr().err) or "No module" in printed
