@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,11 +140,8 @@ def parse_region(text: str, contigs: Contigs, lengths: Mapping[int, int] | Seque
     try:
         record = contigs.find(match[1])
     except InputError:
-        try:
+        with contextlib.suppress(InputError):
             record = contigs.find(text)  # another name of a record whose name ends like a region
-        except InputError:
-            pass
-        else:
             return record, 0, lengths[record]
         raise
     start = int(match[2].replace(",", "") or 0)

@@ -335,11 +335,7 @@ def dna_yeast() -> dict[str, Any]:
     for name, own in halves.items():
         own[["sequence", "expression"]].to_csv(folder / f"{name}.csv", index=False)
     for name, preset in (("generator", "yeast_generation"), ("regressor", "yeast_expression")):
-        run = folder / name
-        if not (run / "metrics.json").is_file():
-            data = ("--data.train", relative(folder / f"{name}.csv"))
-            seqssm("dna", "fit", "--config", preset, *data, "--output", relative(run), "--overwrite")
-            seqssm("dna", "test", relative(run))
+        tested("dna", folder / name, ("--config", preset, "--data.train", relative(folder / f"{name}.csv")))
     known = set(table["sequence"].str.strip("N"))
     lengths = set(table["sequence"].str.strip("N").str.len())
     rows = []

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies.common import RUNS, Study, epochs, markdown, relative, seqssm, spread, table_of
+from studies.common import RUNS, Study, epochs, markdown, relative, seqssm, spread, table_of, tested
 
 PUBLISHED = {"smamba": (0.386, 0.405), "itransformer": (0.386, 0.405), "dlinear": (0.386, 0.400)}
 """ETTh1, look-back 96, horizon 96: (MSE, MAE) as reported in the S-Mamba paper (arXiv 2403.11144 v3, table 2)."""
@@ -96,19 +96,6 @@ def etth1_96_cost_table(study: dict[str, Any]) -> str:
     return markdown(lines)
 
 
-def tested(folder: Path, *words: str) -> list[dict[str, Any]]:
-    """The tables of the test of one fit, which is run or resumed if it is not finished."""
-    path, name = folder / "metrics.json", relative(folder)
-    kept = json.loads(path.read_text(encoding="utf-8")).get("test") if path.is_file() else None
-    if kept is None:
-        begun = (folder / "config.yaml").is_file()
-        seqssm("forecasting", "fit", *(["--resume", name] if begun else [*words, "--output", name]))
-    if kept is None or not any(table["title"].startswith("Intervals") for table in kept["tables"]):
-        seqssm("forecasting", "test", name)
-        kept = json.loads(path.read_text(encoding="utf-8"))["test"]
-    return kept["tables"]
-
-
 def of_study(preset: str) -> Path:
     """The run of a preset: that of its study if it exists, otherwise a separate one."""
     studied = RUNS / preset / "smamba" / "seed-2023"
@@ -121,7 +108,7 @@ def weather_96() -> dict[str, Any]:
     variants = {"published": common, "cleaned": [*common, "--data.sentinels", "-9999", "--data.missing", "forward"]}
     rows = []
     for variant, words in variants.items():
-        for row in tested(RUNS / "weather_96" / variant, *words)[0]["rows"]:
+        for row in tested("forecasting", RUNS / "weather_96" / variant, words)["tables"][0]["rows"]:
             rows.append({"variant": variant, **{name: row[name] for name in ("model", "mse", "mae")}})
     commands = ["seqssm forecasting fit " + " ".join(words) for words in variants.values()]
     return {"commands": commands, "rows": rows}
@@ -156,7 +143,7 @@ def forecasting_intervals() -> dict[str, Any]:
         runs[f"walks {seed}"] = (folder / f"walks-{seed}", words)
     rows = []
     for preset, (run, words) in runs.items():
-        tables = tested(run, *words)
+        tables = tested("forecasting", run, words)["tables"]
         found = next(table for table in tables if table["title"].startswith("Intervals"))
         own = tables[0]["rows"][0]
         rows += [{"preset": preset, "crps": own["crps"], "mae": own["mae"], **row} for row in found["rows"]]
@@ -244,7 +231,7 @@ def forecasting_backtest() -> dict[str, Any]:
 
     torch.set_num_threads(1)
     folder = of_study("etth1_96")
-    tested(folder, "--config", "etth1_96")
+    tested("forecasting", folder, ["--config", "etth1_96"])
     model, path = package.load(folder, accelerator="cpu"), package.find("etth1")
     frame = pd.read_csv(path)
     model.predict(path)  # compiles
