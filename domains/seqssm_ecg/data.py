@@ -21,7 +21,7 @@ from seqssm_ecg import limits
 from seqssm_ecg.augment import Augment
 from seqssm_ecg.duplicates import content_hash
 from seqssm_ecg.extensible import Extensible
-from seqssm_ecg.labels import SINUS, Classes, frequent
+from seqssm_ecg.labels import OWN_CLASSES, SINUS, Classes, frequent
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
 from seqssm_ecg.listing import NO_SOURCE, Listed, Source
 from seqssm_ecg.preprocess import Preprocess, require_band
@@ -302,7 +302,7 @@ class EcgData(Extensible):
         elif classes.other:
             self.messages.append(f"labels that belong to no class: {class_counts(classes.other)}")
         if self.fitted is not None and not (y > 0).any():
-            raise InputError("no record has a label of the model's classes", file=self.source.name)
+            raise InputError(classes.described("no record has a label of the model's classes"), file=self.source.name)
         return known, y
 
     def _without_duplicates(self, labelled: list[LabelledRecord]) -> list[int]:
@@ -345,7 +345,7 @@ class EcgData(Extensible):
         """Return the classes that have enough training records, and their labels."""
         kept = frequent(list(y[train]), classes, self.min_positives)
         if not kept.names:
-            raise InputError(classes.without_records(), file=self.source.name)
+            raise InputError(classes.described("no class has a training record", OWN_CLASSES), file=self.source.name)
         lost = [name for name in classes.names if name not in kept.names]
         own = self.source.own_classes or self.single_label
         if lost and not own and self.min_positives == 1:  # the classes of a benchmark are kept for comparability
@@ -362,7 +362,7 @@ class EcgData(Extensible):
         self.messages.append(f"classes: {class_counts(dict(zip(classes.names, np.nansum(y, axis=0))))}")
         if self.external:  # the names are those of the model, of which a file may have a few only
             return
-        rare = rare_classes(dict(zip(classes.names, np.nansum(y, axis=0).astype(int))), not self.source.is_tree)
+        rare = rare_classes(dict(zip(classes.names, np.nansum(y, axis=0).astype(int))), self.source.own_classes)
         if rare:
             self.messages.append(f"warning: {rare}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,9 @@ ABBREVIATIONS = {
 }
 
 
+OWN_CLASSES = "; the preset ecg_small takes the labels as classes"
+
+
 @dataclass
 class Classes:
     """The classes of a task, in order.
@@ -79,24 +83,32 @@ class Classes:
     other: dict[str, int] = field(default_factory=dict)
 
     def translated(self, labels: Iterable[str]) -> list[str]:
-        """Replace the name of a class, or a part of it (``PVC`` of ``PVC|VPB``), in any case, by its first code."""
+        """Replace the name of a class or a part of it (``PVC`` of ``PVC|VPB``), in any case, or all its codes, by the
+        first code."""
         known = {code for group in self.codes for code in group}
         names = {
             part.casefold(): group[0]
             for name, group in zip(self.names, self.codes)
-            for part in (name, *name.split("|"))
+            for part in (name, *name.split("|"), "|".join(group))
         }
         return [label if label in known else names.get(label.casefold(), label) for label in labels]
 
-    def without_records(self) -> str:
-        """Say that no class occurs, with the labels that do."""
+    def without_columns(self, columns: Iterable[str]) -> list[str]:
+        """Return the first code of each class that no column of labels names."""
+        there = set(self.translated(columns))
+        return [group[0] for group in self.codes if not there & set(group)]
+
+    def unrecognised(self, labels: Iterable[str]) -> dict[str, int]:
+        """Count the labels, after `translated`, that are neither codes of a class nor decimal codes."""
+        known = {code for group in self.codes for code in group}
+        return dict(Counter(label for label in labels if label not in known and not label.isdecimal()))
+
+    def described(self, problem: str, advice: str = "") -> str:
+        """Describe a problem with the labels: those that occur and belong to no class, and the classes."""
         if not self.other:
-            return "no class has a training record"
+            return problem
         found, named = class_counts(dict(list(self.other.items())[:6])), class_list(self.names[:6])
-        return (
-            f"no class has a training record: the labels are {found}, the classes {named}, ...; the preset ecg_small "
-            "takes the labels as classes"
-        )
+        return f"{problem}: the labels are {found}, the classes {named}, ...{advice}"
 
     def vector(self, codes: Iterable[str], unknown: Iterable[str] = ()) -> np.ndarray:
         """Encode codes as (m,) float32: 1 for a class with a code that occurs, else 0, or NaN if it is unknown.

@@ -12,7 +12,7 @@ import pandas as pd
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
 from seqssm.files.splits import NO_COLUMN
-from seqssm.metrics.classes import class_list
+from seqssm.metrics.classes import class_counts, class_list
 from seqssm_ecg.labels import CINC_YEARS, Classes, ptbxl_classes, ptbxl_statements, read_weights
 from seqssm_ecg.limits import PTBXL_TASKS
 from seqssm_ecg.recording import ArraySpec
@@ -142,15 +142,27 @@ class Source:
             found.require_split(self.name)
         if self.labels in CINC_YEARS:
             classes = self._challenge_classes()
+            absent, notes = classes.without_columns(found.names) if found.one_hot else [], list(found.notes)
+            if absent:
+                names = [name for name, group in zip(classes.names, classes.codes) if group[0] in absent]
+                how = "their labels are unknown" if external else "no record has them"
+                notes.append(f"no column for the classes {class_list(names)}: {how}")
+            unknown = absent if external else []
             records = [
                 replace(
                     one,
                     codes=None if one.codes is None else classes.translated(one.codes),
-                    unknown=type(one.unknown)(classes.translated(one.unknown)),
+                    unknown=type(one.unknown)([*classes.translated(one.unknown), *unknown]),
                 )
                 for one in found.records
             ]
-            return Listed(self.name, records, classes, found.notes)
+            strange = classes.unrecognised(code for one in records for code in one.codes or [])
+            if strange:
+                named = class_counts(strange)
+                notes.append(
+                    f"warning: neither a class of {self.labels} nor a SNOMED code, counted as negative: {named}"
+                )
+            return Listed(self.name, records, classes, notes)
         if self.labels not in (None, "codes") and not external:
             raise InputError(
                 f"--data.labels {self.labels}: a manifest supports only its own labels, cinc2020 and cinc2021"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from seqssm_ecg import simulate
+from seqssm_ecg.data import EcgData
 from seqssm_ecg.files import write_wfdb
-from seqssm_ecg.labels import Classes
+from seqssm_ecg.labels import OWN_CLASSES, Classes
 
 from seqssm.errors import InputError
 
@@ -158,10 +160,46 @@ def test_an_unknown_value_of_a_dict_is_not_zero(records, value):
 def test_names_of_a_challenges_classes_are_read_as_its_codes():
     """Under `--data.labels cinc2021`, a manifest with names gave negatives for the classes that it named."""
     classes = Classes(["AF", "PVC|VPB"], [("164889003",), ("427172004", "17338001")])
-    labels = ["af", "vpb", "PVC|VPB", "17338001", "other"]
-    assert classes.translated(labels) == ["164889003", "427172004", "427172004", "17338001", "other"]
+    labels = ["af", "vpb", "PVC|VPB", "427172004|17338001", "17338001", "other"]
+    first = "427172004"
+    assert classes.translated(labels) == ["164889003", first, first, first, "17338001", "other"]
+    assert classes.without_columns(["AF", "other"]) == [first]
+    assert classes.without_columns(["17338001"]) == ["164889003"]
     classes.vector(["other"])
-    assert classes.without_records().startswith(
+    assert classes.described("no class has a training record", OWN_CLASSES).startswith(
         "no class has a training record: the labels are other 1, the classes AF, PVC|VPB, ...; the preset ecg_small"
     )
-    assert Classes([], []).without_records() == "no class has a training record"
+    assert Classes([], []).described("no class") == "no class"
+
+
+WEIGHTS = b",164889003,427172004|17338001,426783006\n164889003,1,.5,0\n427172004|17338001,.5,1,0\n426783006,0,0,1\n"
+
+
+@pytest.fixture
+def challenge(records):
+    """Options of a data module with the classes of a small challenge table."""
+    (records / "weights.csv").write_bytes(WEIGHTS)
+    return {"labels": "cinc2021", "weights": str(records / "weights.csv")}
+
+
+def test_a_name_of_no_challenge_class_is_warned_of(records, challenge, capsys):
+    """`AFib` counted as a negative of AF, in a list of codes outside the challenge."""
+    data_of(records, labels("AF", "NSR", "AFib", "427084000"), **challenge)
+    printed = capsys.readouterr().out
+    assert "warning: neither a class of cinc2021 nor a SNOMED code, counted as negative: AFib 6\n" in printed
+    data_of(records, labels("AF", "NSR", "PVC", "427084000"), **challenge)
+    assert "SNOMED" not in capsys.readouterr().out
+
+
+def test_classes_of_a_challenge_without_a_column_are_unknown_in_a_test(records, challenge, capsys):
+    """A manifest with columns of a few classes counted as negatives of the others."""
+    table = frame().rename(columns={"fast": "AF"}).assign(NSR=lambda table: 1 - table["AF"])
+    data = data_of(records, table, **challenge)
+    assert "no column for the classes PVC|VPB: no record has them" in capsys.readouterr().out
+    other = EcgData(manifest=str(records / "m.csv"), window_s=1, **challenge)
+    other.use_summary(data.summary(), external=True)
+    other.setup("test")
+    assert "no column for the classes PVC|VPB: their labels are unknown" in capsys.readouterr().out
+    place = data.classes.names.index("PVC|VPB")
+    assert np.isnan(other.test_set.y[:, place].numpy()).all()
+    assert not np.isnan(np.delete(other.test_set.y.numpy(), place, axis=1)).any()
