@@ -23,7 +23,7 @@ from seqssm_ecg.duplicates import content_hash
 from seqssm_ecg.extensible import Extensible
 from seqssm_ecg.labels import OWN_CLASSES, SINUS, Classes, frequent
 from seqssm_ecg.leads import LEAD_SETS, check_lead_map
-from seqssm_ecg.listing import NO_SOURCE, Listed, Source
+from seqssm_ecg.listing import Listed, Source
 from seqssm_ecg.preprocess import Preprocess, require_band
 from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
@@ -152,7 +152,7 @@ class EcgData(Extensible):
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, seed=seed, root=root)
         if manifest is not None and folder is not None:
-            raise InputError(NO_SOURCE)
+            raise InputError("--data.manifest and --data.folder exclude each other; give one of them")
         if manifest is not None or folder is not None:
             dataset = None  # the user's own data replaces a preset's data set
         self._check(locals())

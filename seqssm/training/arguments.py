@@ -167,6 +167,19 @@ class Arguments:
             told += [flag.option for flag in foreign]
         networks.report_dropped(task, chosen, told, "config" if not flags_too else "study")
 
+    def require_one_source(self) -> None:
+        """Raise InputError if the options name both a data set and own records."""
+        if self._given_value(DATA_SET) is None:
+            return
+        for name in sorted(self._own_sources()):
+            if self._given_value(name) is not None:
+                raise InputError(f"--data.{DATA_SET} and --data.{name} exclude each other; give one of them")
+
+    def _own_sources(self) -> set[str]:
+        """Return the options of the data that name own records."""
+        sources = getattr(_class(self.class_of("data")), "sources", ())
+        return {option for group in sources for option in group} - {DATA_SET}
+
     def drop_data_set(self, in_memory: bool = False) -> None:
         """Drop what belongs to a preset's data set where the user's own records replace it, and report it.
 
@@ -175,8 +188,7 @@ class Arguments:
         Args:
             in_memory: whether the records are a data frame.
         """
-        sources = getattr(_class(self.class_of("data")), "sources", ())
-        own = {option for group in sources for option in group} - {DATA_SET}
+        own = self._own_sources()
         given = {name.removeprefix("data.") for name in self.given() if name.startswith("data.")}
         if in_memory:
             given.add(str(self.domain.data_argument))
@@ -198,6 +210,12 @@ class Arguments:
             if told:
                 dropped = f"{', '.join(told)} dropped, of the data set {options[DATA_SET]}"
                 print(f"seqssm: config: {dropped}", file=sys.stderr)
+
+    def _given_value(self, name: str) -> Any:
+        """Return the value that the user gave for an option of the data; None without one."""
+        values = [_arguments(self.configs[-1], "data").get(name)] if f"data.{name}" in self.named else []
+        values += [_value(flag.value) for flag in self.flags if flag.section == "data" and flag.option == name]
+        return values[-1] if values else None
 
     def require_known(self, known: Iterable[str]) -> None:
         """Raise InputError for an unknown name, suggesting the most similar known one."""

@@ -307,6 +307,7 @@ def build(
     try:
         given = frozenset(f"{one}.{name}" for one in names for name in (extra.get(one) or {}).get("init_args") or {})
         arguments = Arguments(domain, copy.deepcopy([classes, *contents, extra]), split_flags(options.overrides), given)
+        arguments.require_one_source()
         if options.fresh:
             arguments.drop_data_set(in_memory=options.frame is not None)
         cli = TrainingCLI(arguments, folder, options.task, options.data, options.foreign)

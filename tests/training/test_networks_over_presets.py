@@ -136,3 +136,20 @@ def test_a_wrong_class_of_the_data_is_one_line(path, tmp_path, capsys):
     command = ["forecasting", "fit", "--config", "smamba", "--config", str(file), "--output", str(tmp_path / "run")]
     assert main(command) == 2
     assert path in (printed := capsys.readouterr().err) or "No module" in printed
+
+
+@pytest.mark.parametrize("name", ["dna", "ecg", "forecasting", "pathology"])
+def test_own_records_and_a_data_set_exclude_each_other(name):
+    """Three domains read the own records without a word, and forecasting refused."""
+    domain = domains()[name]
+    for source in presets.presets(domain).values():
+        content = presets.read_preset(source, domain)
+        for option in [one for one in own_options(name) if any(one in group for group in sources_of(domain, content))]:
+            words = [f"--data.{option}", "x", "--data.dataset", "y"]
+            with pytest.raises(InputError, match=f"--data.dataset and --data.{option} exclude each other"):
+                Arguments(domain, [content], split_flags(words)).require_one_source()
+            Arguments(domain, [content], split_flags([*words, "--data.dataset", "null"])).require_one_source()
+            extra = {"data": {"init_args": {"dataset": "y", option: "x"}}}
+            named = frozenset({"data.dataset", f"data.{option}"})
+            with pytest.raises(InputError, match="exclude each other"):
+                Arguments(domain, [content, extra], [], named).require_one_source()
