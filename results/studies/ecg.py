@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.common import RUNS, Study, epochs, markdown, relative, seeds, seqssm, spread, table_of, tested
+from studies.starts import STARTS, fitted, starts_table
 
 TITLES = {
     "mamba": "bidirectional Mamba",
@@ -186,13 +187,6 @@ def ecg_speed_table(study: dict[str, Any]) -> str:
 
 FRACTIONS = {5: 8, 25: 16, 100: 32}
 """Percentages of the training records that keep their labels, and the batch size of their fits."""
-STARTS = {
-    "scratch": ("from scratch", ()),
-    "full": ("pretrained, all weights trained", ()),
-    "lora": ("pretrained, LoRA of rank 8 and head trained", ("--model.lora", "8")),
-    "frozen": ("pretrained, head trained", ("--model.freeze", "backbone")),
-}
-"""Ways of training by name: title and options; all but the first begin with the pretrained weights."""
 
 
 def ecg_pretrain() -> dict[str, Any]:
@@ -213,18 +207,15 @@ def ecg_pretrain() -> dict[str, Any]:
         for seed in seeds():
             table = folder / f"labels-{percent}-{seed}.csv"
             records = write_subset(table, percent / 100, seed)
-            for start, (_, options) in STARTS.items():
+            for start in STARTS:
                 words = ["--config", "ptbxl_superclass_small_mamba", "--seed_everything", str(seed)]
                 words += ["--data.manifest", relative(table), "--data.batch_size", str(batch)]
-                words += ["--data.deduplicate", "false", *options]
-                words += ["--model.init_from", relative(folder / "pretrained/best.ckpt")] if start != "scratch" else []
+                words += ["--data.deduplicate", "false"]
                 run = folder / f"{start}-{percent}" / f"seed-{seed}"
-                scores = tested("ecg", run, words)["metrics"]
-                row = {"start": start, "percent": percent, "records": records, "seed": seed}
-                row["cpu_seconds"] = sum(epoch["cpu_seconds"] for epoch in epochs(run / "log.csv"))
-                found["rows"].append({**row, **{key: scores[key] for key in ("auroc", "auprc")}})
+                row, command = fitted("ecg", run, start, words, folder / "pretrained", ("auroc", "auprc"))
+                found["rows"].append({"percent": percent, "records": records, "seed": seed, **row})
                 if seed == seeds()[0]:
-                    commands.append("seqssm ecg fit " + " ".join(words))
+                    commands.append(command)
     return {"commands": commands, **found}
 
 
@@ -253,20 +244,10 @@ def write_subset(path: Path, fraction: float, seed: int) -> int:
 
 
 def ecg_pretrain_table(study: dict[str, Any]) -> str:
-    """Test AUROC by way of training and percentage of the labels, and the gain over training from scratch."""
-    rows = study["rows"]
-    lines = [["labels", "training", "test AUROC", "each seed", "gain over scratch, each seed", "AUPRC", "CPU seconds"]]
-    for percent in FRACTIONS:
-        base = {row["seed"]: row["auroc"] for row in rows if (row["start"], row["percent"]) == ("scratch", percent)}
-        for start, (title, _) in STARTS.items():
-            own = [row for row in rows if (row["start"], row["percent"]) == (start, percent)]
-            gains = "" if start == "scratch" else ", ".join(f"{row['auroc'] - base[row['seed']]:+.3f}" for row in own)
-            scores = [spread([row[key] for row in own]) for key in ("auroc", "auprc")]
-            each = ", ".join(f"{row['auroc']:.3f}" for row in own)
-            cost = f"{statistics.median(row['cpu_seconds'] for row in own):.0f}"
-            lines.append([f"{percent} % ({own[0]['records']} records)", title, scores[0], each, gains, scores[1], cost])
+    """Test AUROC by way of training and percentage of the labels, and its difference from training from scratch."""
     return (
-        f"{markdown(lines)}\n\nPretraining: {study['pretraining_cpu_seconds']:.0f} CPU seconds, "
+        f"{starts_table(study['rows'], {'auroc': 'AUROC', 'auprc': 'AUPRC'})}\n\n"
+        f"Pretraining: {study['pretraining_cpu_seconds']:.0f} CPU seconds, "
         f"{study['explained_variance']:.2f} of the variance of hidden samples explained."
     )
 
