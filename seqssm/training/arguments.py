@@ -84,12 +84,14 @@ class Arguments:
         configs: contents returned by `seqssm.training.presets.read_preset`.
         flags: command-line flags.
         named: names of further options that the user gave, ``"model.d_model"`` (from Python).
+        packaged: positions of the configs that are presets; they list options of the networks of their comparisons too.
     """
 
     domain: Domain
     configs: list[dict[str, Any]]
     flags: list[Flag]
     named: frozenset[str] = frozenset()
+    packaged: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         for flag in self.flags:
@@ -155,10 +157,11 @@ class Arguments:
                 chosen = flag.value
         told: list[str] = []
         keep = [] if flags_too else [name.removeprefix("model.") for name in self.named]
-        for config in self.configs:
+        for place, config in enumerate(self.configs):
             if isinstance((config.get("model") or {}).get("init_args"), dict):
+                own = _arguments(config).get(networks.CHOICE)
                 config["model"]["init_args"], names = networks.without_foreign(task, _arguments(config), chosen, keep)
-                told += names
+                told += names if place not in self.packaged or own != chosen else []
         if flags_too and chosen in task.networks:
             mine = networks.parameters(task.networks[chosen])
             theirs = {name for name in task.network_arguments if name not in mine}

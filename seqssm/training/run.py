@@ -306,7 +306,10 @@ def build(
     extra = configs.normalised(options.sections, domain, before=contents)
     try:
         given = frozenset(f"{one}.{name}" for one in names for name in (extra.get(one) or {}).get("init_args") or {})
-        arguments = Arguments(domain, copy.deepcopy([classes, *contents, extra]), split_flags(options.overrides), given)
+        presets = {source.path for source in configs.presets(domain).values()}
+        packaged = frozenset(place for place, path in enumerate(files or [], 1) if path in presets)
+        sections = copy.deepcopy([classes, *contents, extra])
+        arguments = Arguments(domain, sections, split_flags(options.overrides), given, packaged)
         arguments.require_one_source()
         if options.fresh:
             arguments.drop_data_set(in_memory=options.frame is not None)

@@ -153,3 +153,17 @@ def test_own_records_and_a_data_set_exclude_each_other(name):
             named = frozenset({"data.dataset", f"data.{option}"})
             with pytest.raises(InputError, match="exclude each other"):
                 Arguments(domain, [content, extra], [], named).require_one_source()
+
+
+def test_a_preset_is_silent_about_options_of_the_networks_it_is_compared_with(capsys):
+    """`--config gbmlgg` reported that heads, an option of transmil in the preset, was dropped."""
+    domain = domains()["pathology"]
+    content = presets.read_preset(presets.find_preset(domain, "gbmlgg"), domain)
+
+    def report(*flags, packaged):
+        Arguments(domain, copy.deepcopy([content]), split_flags(flags), packaged=packaged).drop_foreign(flags_too=False)
+        return capsys.readouterr().err
+
+    assert report(packaged=frozenset({0})) == ""
+    assert report(packaged=frozenset()) == "seqssm: config: heads dropped, not used by the network srmamba\n"
+    assert "dropped, not used by the network transmil" in report("--model.network", "transmil", packaged=frozenset({0}))
