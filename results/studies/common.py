@@ -32,6 +32,12 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def results_of_study(name: str) -> dict[str, Any]:
+    """The results of a study that has been run; empty if it has not."""
+    path = ROOT / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def results_of(run: Path) -> dict[str, Any]:
     """The content of a run's `metrics.json`; empty if there is none."""
     path = run / "metrics.json"

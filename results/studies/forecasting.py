@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from studies.common import RUNS, Study, epochs, markdown, relative, seqssm, spread, table_of, tested
+from studies.common import RUNS, Study, epochs, markdown, relative, results_of_study, seqssm, spread, table_of, tested
 
 PUBLISHED = {"smamba": (0.386, 0.405), "itransformer": (0.386, 0.405), "dlinear": (0.386, 0.400)}
 """ETTh1, look-back 96, horizon 96: (MSE, MAE) as reported in the S-Mamba paper (arXiv 2403.11144 v3, table 2)."""
@@ -177,7 +177,7 @@ BLEND_SETS = {
     "Weather": ["--config", "weather_96", "--trainer.max_epochs", "2", "--model.threads", "1"],
 }
 """Sets of the blend study and their configurations; Weather as in the study `weather_96`. The environment variable
-`SEQSSM_STUDY_SETS` limits them (walks,ETTh1)."""
+`SEQSSM_STUDY_SETS` limits them (walks,ETTh1); the study keeps its figures of the others."""
 MEMBERS = ("smamba", "dlinear", "last value")
 
 
@@ -190,9 +190,13 @@ def forecasting_blend(seeds: str = "2023,2024,2025", extra: tuple[str, ...] = ()
     simulate.walks(2000, 8, seed=5).to_csv(folder / "walks.csv", index=False)
     rows, commands = [], []
     chosen = os.environ.get("SEQSSM_STUDY_SETS", ",".join(BLEND_SETS)).split(",")
-    for name in chosen:
-        config = BLEND_SETS[name]
+    before = results_of_study("forecasting_blend")
+    for name, config in BLEND_SETS.items():
         words = ["forecasting", "kfold", *config, "--models", "blend", "--seeds", seeds, *extra]
+        if name not in chosen:
+            rows += [row for row in before.get("rows", []) if row["set"] == name]
+            commands += [one for one in before.get("commands", []) if one == "seqssm " + " ".join(words)]
+            continue
         seqssm(*words, "--output", relative(folder / name), "--resume")
         commands.append("seqssm " + " ".join(words))
         for seed in seeds.split(","):
