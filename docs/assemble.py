@@ -58,7 +58,8 @@ def main() -> None:
             text = source.read_text(encoding="utf-8")
         path.write_text(relinked(text, source, page, known), encoding="utf-8")
     shutil.copy(ROOT / "docs" / "conf.py", target)
-    shutil.copytree(IMAGES, target / IMAGES.name)
+    for folder in (IMAGES, ROOT / "docs" / "static"):
+        shutil.copytree(folder, target / folder.name)
     (target / "reference").mkdir(exist_ok=True)
     for package, title in REFERENCE.items():
         (target / "reference" / f"{package}.md").write_text(reference(package, title), encoding="utf-8")
