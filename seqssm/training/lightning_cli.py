@@ -45,6 +45,7 @@ QUIET = (
     r".*It is recommended to use `self\.log\(.*sync_dist=True.*",  # logged values are already reduced over processes
     r"Grad strides do not match bucket view strides.*",  # costs a copy of a small weight
     r".*No device id is provided via `init_process_group`.*",
+    r"Be aware that when using `ckpt_path`.*",  # a test of last.ckpt needs no callbacks of the training
 )
 
 _STEPS = Bounds(0, 10**9)
