@@ -17,7 +17,7 @@ def cpu_seconds(run: Path) -> float:
 # -- DNA -------------------------------------------------------------------------------------------------------------
 
 NETWORK = ["--model.d_model", "96", "--model.n_layers", "2", "--model.conv_layers", "6", "--model.d_state", "16"]
-PROMOTERS = {10: ("25", "16"), 100: ("6", "32")}
+PROMOTERS = {10: ("25", "16"), 100: ("5", "32")}
 """Percentages of the labelled training sequences, and the epochs and the batch size of their fits."""
 
 
@@ -25,7 +25,8 @@ def dna_fine_tuning() -> dict[str, Any]:
     """Pretraining on the genome of E. coli 536, then promoters of E. coli with 10 and 100 % of the labels."""
     folder = RUNS / "dna_fine_tuning"
     folder.mkdir(parents=True, exist_ok=True)
-    genome = ["--config", "pfalciparum_pretrain", "--data.dataset", "ecoli_536", "--trainer.max_epochs", "4"]
+    genome = ["--config", "pfalciparum_pretrain", "--data.dataset", "ecoli_536", "--trainer.max_epochs", "3"]
+    genome += ["--trainer.check_val_every_n_epoch", "1"]
     pretrained = tested("dna", folder / "pretrained", genome)
     rows, commands = [], ["seqssm dna fit " + " ".join(genome)]
     for percent, (most, batch) in PROMOTERS.items():
