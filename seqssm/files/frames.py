@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,24 @@ from seqssm.errors import InputError
 def is_frame(value: Any) -> bool:
     """Whether `value` is a table in memory: a pandas, polars or pyarrow one, or any with ``__arrow_c_stream__``."""
     return isinstance(value, pd.DataFrame) or hasattr(value, "__arrow_c_stream__")
+
+
+def with_index(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Make columns of an index of names, dates or several levels, or with a name; drop row numbers. Rows count from 0.
+
+    Args:
+        frame: the frame; not modified.
+        path: its file, for messages.
+
+    Raises:
+        InputError: a column has the name of the index.
+    """
+    index = frame.index
+    for name in index.names:
+        if name is not None and name in frame.columns:
+            raise InputError(f"the index and a column are both named {name}; rename one", file=path)
+    numbers = index.nlevels == 1 and index.name is None and pd.api.types.is_integer_dtype(index)
+    return frame.reset_index(drop=numbers)
 
 
 def as_pandas(value: Any, expected: str = "expected a path or a data frame") -> pd.DataFrame:

@@ -18,6 +18,7 @@ import pandas as pd
 from seqssm.errors import InputError, no_column
 from seqssm.files.content import as_utf8, read_bytes
 from seqssm.files.dialect import Dialect, Start, TableOptions, find, line_list, require_header, require_names
+from seqssm.files.frames import with_index
 from seqssm.files.rows import read_rows
 from seqssm.files.workbooks import read_parquet, read_workbook, typed
 
@@ -129,11 +130,8 @@ def table_of_frame(frame: pd.DataFrame, options: TableOptions | None = None, *, 
         InputError: an empty frame, duplicate or unknown columns.
     """
     path = Path("DataFrame")
-    if not isinstance(frame.index, pd.RangeIndex) and (
-        frame.index.nlevels > 1 or frame.index.name is not None or not pd.api.types.is_integer_dtype(frame.index)
-    ):
-        frame = frame.reset_index()
-    frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1).reset_index(drop=True)
+    frame = with_index(frame, path)
+    frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1)
     require_names(list(frame.columns), path)
     table = Table(path, typed(frame, text), np.arange(1, len(frame) + 1), Dialect("frame", ""))
     return _tidied(table, options or TableOptions(), None)

@@ -12,6 +12,7 @@ import pandas as pd
 from seqssm.errors import InputError
 from seqssm.files.content import DAMAGED, read_bytes
 from seqssm.files.dialect import Dialect, TableOptions, require_header, require_names
+from seqssm.files.frames import with_index
 
 Read = tuple[pd.DataFrame, np.ndarray, Dialect, list[str]]
 
@@ -84,7 +85,7 @@ def _cells(sheets: dict[str, Any], options: TableOptions, path: Path) -> tuple[l
 
 
 def read_parquet(path: Path, options: TableOptions) -> Read:
-    """Read a Parquet file; its index becomes columns.
+    """Read a Parquet file; its index becomes columns, unless it numbers the rows.
 
     Args:
         path: the file.
@@ -105,8 +106,7 @@ def read_parquet(path: Path, options: TableOptions) -> Read:
         if isinstance(error, InputError):
             raise
         raise InputError(f"is not a readable Parquet file ({' '.join(str(error).split())[:80]})", file=path) from None
-    if not isinstance(frame.index, pd.RangeIndex):
-        frame = frame.reset_index()
+    frame = with_index(frame, path)
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     require_names(list(frame.columns), path)
     return frame, np.arange(1, len(frame) + 1), Dialect("parquet", ""), []
@@ -116,7 +116,7 @@ def typed(frame: pd.DataFrame, text: bool) -> pd.DataFrame:
     """Convert columns other than numbers and dates to text; with `text`, all columns.
 
     Args:
-        frame: columns of any type.
+        frame: columns of any type, with rows numbered from 0.
         text: whether to convert typed cells to text.
     """
     columns = {}

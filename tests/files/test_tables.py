@@ -6,6 +6,7 @@ import gzip
 import random
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -270,6 +271,40 @@ def test_parquet_and_frames(tmp_path):
     assert indexed.columns == ["when", "id", "n", "k"]
     with pytest.raises(InputError, match="DataFrame: has a header but no rows"):
         table_of_frame(frame.iloc[:0])
+
+
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize("rows", [slice(2, None), [3, 1, 4, 2], [0, 0, 1, 1], [0, 1, 2, 3]])
+def test_row_numbers_of_pandas_are_no_column_and_never_shift_cells(tmp_path, rows, text):
+    """A stored index was read as a column `index`; beside text of other types, cells were joined by it."""
+    whole = pd.DataFrame(
+        {
+            "id": list("abcdef"),
+            "n": [1.5, 2.5, 3.5, 4.5, 5.5, 6.5],
+            "price": [Decimal(n) for n in range(6)],
+            "kind": pd.Categorical(list("xyxyxy")),
+            "when": pd.period_range("2024-01", periods=6, freq="M"),
+            "ok": [True, False] * 3,
+        }
+    )
+    frame = whole.iloc[rows]
+    frame.to_parquet(tmp_path / "t.parquet")
+    for table in (read_table(tmp_path / "t.parquet", text=text), table_of_frame(frame, text=text)):
+        assert table.columns == list(whole.columns)
+        assert list(table.frame.index) == [0, 1, 2, 3]
+        for name in whole.columns:
+            assert list(table.frame[name].astype("str")) == list(frame[name].astype("str")), name
+
+
+def test_an_index_with_a_name_is_a_column(tmp_path):
+    frame = pd.DataFrame({"y": [1.0, 2.0]}, index=pd.RangeIndex(5, 7, name="t"))
+    names = pd.DataFrame({"y": [1.0, 2.0]}, index=["a", "b"])
+    both = frame.assign(t=[1, 2])
+    for one, columns in ((frame, ["t", "y"]), (names, ["index", "y"])):
+        one.to_parquet(tmp_path / "t.parquet")
+        assert read_table(tmp_path / "t.parquet").columns == table_of_frame(one).columns == columns
+    with pytest.raises(InputError, match="DataFrame: the index and a column are both named t; rename one"):
+        table_of_frame(both)
 
 
 def test_lists_and_bytes_in_columns(tmp_path):
