@@ -126,7 +126,8 @@ def of_table(table: Table, reading: Reading) -> list[Series]:
         raise InputError(words, file=table.path, place=header)
     unnamed = [position for position, name in enumerate(names, 1) if name.startswith("Unnamed: ")]
     if unnamed:
-        raise InputError(f"column {unnamed[0]} has no name; name it, or leave it out (pandas: to_csv(index=False))", file=table.path, place=header)
+        message = f"column {unnamed[0]} has no name; name it, or leave it out (pandas: to_csv(index=False))"
+        raise InputError(message, file=table.path, place=header)
     long = long_names(table, reading)
     table = _without_units(table, long[1] if long else reading.time_column or names[0])
     return [_wide(table, reading)] if long is None else _long(table, long, reading)
