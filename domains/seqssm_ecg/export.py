@@ -100,9 +100,10 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         "columns": OutputColumns(tuple(summary["classes"])).estimates,
         "leads": list(preprocess.leads),
         "preprocess": preprocess.to_dict(),
+        "steps": preprocess.steps(),
         "filter_sections": preprocess.sections().tolist() if preprocess.band_hz else None,
         "thresholds": model.thresholds.tolist(),
-        "inputs": f"x: millivolts at {preprocess.rate_hz:g} Hz after the steps in preprocess, (batch, leads, samples)",
+        "inputs": f"x: millivolts at {preprocess.rate_hz:g} Hz after the steps, (batch, leads, samples)",
         "exclusive": model.exclusive,
         "outputs": "probabilities: (batch, classes), after temperature scaling; "
         + ("the most probable class is predicted" if model.exclusive else "a class is predicted at its threshold"),

@@ -115,8 +115,33 @@ class Preprocess:
         sections = self.sections()
         if self.causal:
             return dsp.sosfilt(sections, table, axis=1)
-        pad = min(table.shape[1] - 1, int(3 * self.rate_hz))
+        pad = min(table.shape[1] - 1, self.padding)
         return dsp.sosfiltfilt(sections, table, axis=1, padtype="odd", padlen=pad)
+
+    @property
+    def padding(self) -> int:
+        """Samples by which the zero-phase filter extends a recording at each end."""
+        return int(3 * self.rate_hz)
+
+    def steps(self) -> list[str]:
+        """Describe the steps from millivolts to the network's input for users of an exported model."""
+        rows = [
+            "x: millivolts, (leads, samples), in the order of leads; a missing lead is zeros",
+            f"x = scipy.signal.resample_poly(x, up, down, axis=1, padtype='line') if not at {self.rate_hz:g} Hz",
+        ]
+        if self.band_hz is not None and self.causal:
+            rows.append("x = scipy.signal.sosfilt(filter_sections, x, axis=1)")
+        elif self.band_hz is not None:
+            pad = f"padlen=min(samples - 1, {self.padding})"
+            rows.append(f"x = scipy.signal.sosfiltfilt(filter_sections, x, axis=1, padtype='odd', {pad})")
+        if self.normalise == "lead":
+            rows.append(
+                "each lead: (x - mean) / std over the recording (numpy.std); without the division if std is below "
+                f"{FLAT_MV:g}"
+            )
+        elif self.normalise == "global":
+            rows.append(f"(x - {self.mean!r}) / {self.std!r}")
+        return rows
 
     def sections(self) -> np.ndarray:
         """Return the second-order sections of the filter."""

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from seqssm.errors import InputError
 from seqssm.tools.export import Graph, plain
-from seqssm_forecasting.calendar import MARKS
+from seqssm_forecasting.calendar import MARKS, SPAN
+
+MARKED = (
+    "; marks: (value - low) / (high - low) - 0.5 of each calendar mark of the look-back's dates, with low and high of "
+    "calendar_ranges, (batch, calendar_marks, lookback); day_of_week is 0 on Monday, week is that of ISO 8601"
+)
+KNOWN = (
+    "; future: (value - mean) / std of each future covariate, with mean and std of future, (batch, columns, lookback "
+    "+ horizon)"
+)
 
 
 class Forecast(nn.Module):
@@ -72,9 +81,10 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         "horizon": horizon,
         "frequency": summary["freq"],
         "calendar_marks": list(MARKS.get(kind, ())),
+        "calendar_ranges": {name: list(SPAN[name]) for name in MARKS.get(kind, ())},
         "quantiles": plain(quantiles),
         "inputs": "x: (value - mean) / std of each column, (batch, series, lookback), oldest first; "
-        "log(1 + value) instead of value if values is log1p",
+        "log(1 + value) instead of value if values is log1p" + (MARKED if marks else "") + (KNOWN if future else ""),
         "outputs": "forecast: (batch, series, horizon), with a last axis of quantiles if there are any; "
         "value * std + mean gives the file's units, or log(1 + value) if values is log1p",
     }

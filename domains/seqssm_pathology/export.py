@@ -15,6 +15,11 @@ from seqssm_pathology.mixers import Block, ImportanceMamba
 from seqssm_pathology.model import ForwardMambaMIL, TransMil
 from seqssm_pathology.peers import ClamMB, DsMil, DtfdMil
 
+SCALED = (
+    ", scaled by the values of scaler: limited to -clip_before ... clip_before, then (feature - mean) / scale, limited "
+    "to -clip ... clip (no limit where it is null)"
+)
+
 
 class Bags(nn.Module):
     """Bags (B, n, d_in), instances in scan order, to the outputs (B, m) and the attention (B, n).
@@ -88,7 +93,8 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         "edges": plain(summary["edges"]),
         "scaler": plain(summary["scaler"]),
         "scan_order": summary["order"],
-        "inputs": f"features: (batch, instances, {width}), the instances of a bag in scan_order",
+        "inputs": f"features: (batch, instances, {width}), the instances of a bag in scan_order"
+        + ("" if summary["scaler"] is None else SCALED),
         "outputs": f"{meanings[target]}; attention: (batch, instances)",
     }
     axes = {"features": {0: "batch", 1: "instances"}}

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -102,6 +103,41 @@ def test_a_trained_model_becomes_a_graph(run, tmp_path, capsys):
     assert about["domain"] == run.partition("_")[0]
     if run == "pathology_srmamba":
         assert about["outputs"].startswith("probabilities: ")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("samples", [200, 900])
+def test_the_steps_of_an_ecg_graph_give_its_input(causal, samples):
+    """The metadata had the sections of the filter, but neither its method nor its padding."""
+    from scipy import signal
+    from seqssm_ecg.preprocess import Preprocess, resample
+
+    preprocess = Preprocess(rate_hz=100, band_hz=(0.5, 40), causal=causal)
+    x = raw = np.random.default_rng(0).normal(size=(12, samples)).cumsum(axis=1)
+    known = {"scipy": SimpleNamespace(signal=signal), "filter_sections": preprocess.sections(), "samples": samples}
+    calls = [step for step in preprocess.steps() if step.startswith("x = ")]
+    resampling, filtering = (step.removeprefix("x = ") for step in calls)
+    x = eval(filtering, {**known, "x": raw})
+    x = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+    np.testing.assert_allclose(x, preprocess.scaled(raw), atol=1e-5)
+    made = eval(resampling.partition(" if ")[0], {**known, "x": raw, "up": 1, "down": 5})
+    np.testing.assert_allclose(made[:, : samples // 5], resample(raw, 500, 100), atol=1e-4)
+    assert Preprocess(normalise="global", mean=0.25, std=2.0).steps()[-1] == "(x - 0.25) / 2.0"
+
+
+def test_calendar_marks_follow_from_the_ranges_of_a_forecasting_graph(tmp_path):
+    """The metadata named the marks without their scale."""
+    from seqssm_forecasting.calendar import MARKS, marks
+
+    assert main(["export", str(RUNS / "forecasting_smamba"), "--output", str(tmp_path / "m.onnx")]) == 0
+    found = onnxruntime.InferenceSession(tmp_path / "m.onnx").get_modelmeta().custom_metadata_map["seqssm"]
+    about = json.loads(found)
+    assert "(value - low) / (high - low) - 0.5" in about["inputs"]
+    dates = pd.date_range("2024-02-27 05:00", periods=400, freq="7h")
+    (kind,) = [kind for kind, names in MARKS.items() if list(names) == about["calendar_marks"]]
+    for name, own in zip(about["calendar_marks"], marks(dates, kind).T):
+        low, high = about["calendar_ranges"][name]
+        np.testing.assert_allclose((getattr(dates, name) - low) / (high - low) - 0.5, own, atol=1e-6)
 
 
 def classifier_graph(name):
