@@ -53,12 +53,14 @@ class Source(ABC):
         count: number of records, or of their windows if there are more.
         title: description for the report.
         merged: number of low-rank adapters that were merged into the weights.
+        advice: how to have more records, for the message about too few.
     """
 
     network: nn.Module
     count: int
     title: str
     merged: int = 0
+    advice: str = ""
 
     @abstractmethod
     def outputs(self, few: bool = False) -> Tensor:
@@ -80,7 +82,9 @@ class Source(ABC):
     def require_enough(self) -> None:
         """Raise InputError if there are fewer than `MINIMUM` records."""
         if self.count < MINIMUM:
-            raise InputError(f"{self.count} records or windows for calibration; at least {MINIMUM} are required")
+            raise InputError(
+                f"{self.count} records or windows for calibration; at least {MINIMUM} are required{self.advice}"
+            )
 
 
 class Files(Source):
@@ -101,7 +105,10 @@ class Files(Source):
         self.network = model.network
         self.count = 0
         self.failed: list[str] = []
+        self.scale: pd.DataFrame | None = None  # mean and std of each column, of the float network
         self.merged = merge_adapters(self.network)
+        if "backtest" in options and not options["backtest"]:
+            self.advice = "; --backtest N predicts N windows of each series"
         self.model.predictor(options)  # options are checked before the files are read
         windows: list[int] = []
         handle = count_windows(self.network, windows)
@@ -118,10 +125,10 @@ class Files(Source):
         self.require_enough()
 
     def outputs(self, few: bool = False) -> Tensor:
-        """Run the prediction; the outputs are the numbers in its table."""
+        """Run the prediction; the outputs are the columns of floating-point numbers in its table, standardised."""
         predictor = self.model.predictor(self.options)
         records = itertools.islice(predictor.records(self.inputs), BATCH if few else self.most)
-        found: list[Tensor] = []
+        found: list[pd.DataFrame] = []
         good, self.failed = 0, []
         with tempfile.TemporaryDirectory(prefix="seqssm-") as work:
             predictor.work = Path(work)
@@ -138,14 +145,17 @@ class Files(Source):
                         self.failed.append(f"{record.id}: {record.reason}")
         if not few:
             self.count = max(self.count, good)
-        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+        table = pd.concat(found) if found else pd.DataFrame()
+        if self.scale is None:
+            self.scale = pd.DataFrame({"mean": table.mean(), "std": table.std(ddof=0)})
+        values = (table - self.scale["mean"]) / self.scale["std"].where(self.scale["std"] > 0, 1.0)
+        return torch.nan_to_num(torch.from_numpy(values.to_numpy(dtype="float64", copy=True).flatten()))
 
 
-def _numbers(rows: Any) -> Tensor:
-    """Return the numbers in the rows of a record as a vector; missing ones are 0."""
+def _numbers(rows: Any) -> pd.DataFrame:
+    """Return the columns of floating-point numbers; integers count or number something, or are decisions."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
-    values = frame.select_dtypes("number").to_numpy(dtype="float64", na_value=0.0)
-    return torch.nan_to_num(torch.from_numpy(values.copy()).flatten())
+    return frame.select_dtypes("floating").astype("float64")
 
 
 class _Keep(Callback):

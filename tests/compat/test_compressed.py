@@ -173,8 +173,20 @@ def test_compression_is_deterministic(compressed):
 
 def test_calibration_on_files(compressed):
     files = [f"data/ecg/r{number:02d}.hea" for number in range(20, 32)]
-    _, printed = compressed("ecg_mamba", "w8a8", "--calibration", *files)
+    small, printed = compressed("ecg_mamba", "w8a8", "--calibration", *files)
     assert "calibrated on 12 records (24 windows) of r20.hea, r21.hea, r22.hea, ...;" in printed
+    tables = [seqssm.load(path, accelerator="cpu").predict(files) for path in ("runs/ecg_mamba", small)]
+    wanted, found = (table.filter(regex="^p_") for table in tables)
+    error = (((found - wanted) / wanted.std(ddof=0)) ** 2).to_numpy().mean()
+    # the durations in the table, of much larger variance, had made it a thousandth
+    assert float(printed.partition("outputs on these data ")[2].split()[0]) == pytest.approx(error, rel=0.05)
+
+
+def test_few_records_for_the_calibration_have_an_advice(capsys):
+    words = ["compress", "runs/forecasting_smamba", "--calibration", "data/series.csv", "--output", "small.ckpt"]
+    assert main(words) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.endswith("at least 8 are required; --backtest N predicts N windows of each series")
 
 
 def test_calibration_counts_unreadable_records_and_refuses_absurd_ones(compressed, folder, capsys):
