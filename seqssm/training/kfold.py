@@ -28,6 +28,7 @@ from seqssm.metrics.summary import summarise
 from seqssm.training import origin
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
+from seqssm.training.cells import Cell, tested_before
 from seqssm.training.networks import CHOICE
 from seqssm.training.run_folder import CONFIG, FOLDS, LAST, PLAN, RunFolder
 from seqssm.training.sizes import require_count
@@ -39,20 +40,6 @@ MOST_FOLDS = 10_000
 PRESET = "preset"  # model name if no models are given: the one in the config
 SEEDS = Option("--seeds", "seeds of the runs (default: the config's)", int, many=True, bounds=SEED)
 MODELS = Option("--models", "models to compare; the first one is the reference", many=True, metavar="NAME")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One fit and test; `fold` is None for data without folds. `kind` is ``"fold"`` or ``"window"``."""
-
-    model: str
-    fold: int | None
-    seed: int
-    kind: str = "fold"
-
-    def place(self) -> Path:
-        fold = "" if self.fold is None else f"{self.kind}-{self.fold}_"
-        return Path(self.model, f"{fold}seed-{self.seed}")
 
 
 @dataclass(frozen=True)
@@ -117,6 +104,11 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
         study.begun.set()
         if study.resume:
             require_same_data(domain, folder, cells, study, moved)
+            before = tested_before(folder, cells)
+            if before:
+                names = ", ".join(dict.fromkeys(cell.model for cell in before))
+                print(f"{len(before)} further runs of the study stay in its table ({names})")
+            cells = [*cells, *before]
         rows: list[dict[str, Any]] = []
         for number, cell in enumerate(cells, 1):
             print(f"kfold {number} of {len(cells)}: {cell.place()}", flush=True)

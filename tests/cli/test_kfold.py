@@ -82,6 +82,22 @@ def test_resume_runs_only_what_is_missing(toy, monkeypatch, capsys):
     assert "different options" in capsys.readouterr().err
 
 
+def test_a_continuation_with_other_models_keeps_the_rows_of_the_others(toy, capsys):
+    """With fewer models, the others were left out of the table without a word, while `predict` still averaged them."""
+    assert main([*STUDY, "--folds", "2", "--seeds", "1,2", "--models", "net,mean"]) == 0
+    whole = folds()
+    capsys.readouterr()
+    assert main([*STUDY, "--folds", "2", "--seeds", "2", "--models", "wide", "--resume"]) == 0
+    assert "8 further runs of the study stay in its table (mean, net)" in capsys.readouterr().out
+    table = folds()
+    assert [row["model"] for row in table[:2]] == ["wide", "wide"]
+    order = ("fold", "seed", "model")
+    assert sorted(table[2:], key=lambda row: [row[one] for one in order]) == sorted(
+        whole, key=lambda row: [row[one] for one in order]
+    )
+    assert len(json.loads(Path("study/metrics.json").read_text(encoding="utf-8"))["kfold"]["tables"][0]["rows"]) >= 3
+
+
 def test_an_interrupt_before_the_first_fit_advises_nothing(toy, monkeypatch, capsys):
     """The advised --resume would continue the study that --overwrite was to replace."""
     from seqssm.training import kfold

@@ -183,8 +183,8 @@ def test_calibration_on_files(compressed):
 
 
 def test_few_records_for_the_calibration_have_an_advice(capsys):
-    words = ["compress", "runs/forecasting_smamba", "--calibration", "data/series.csv", "--output", "small.ckpt"]
-    assert main(words) == 2
+    words = ["--calibration", "data/series.csv", "--future-missing", "forward", "--output", "small.ckpt"]
+    assert main(["compress", "runs/forecasting_smamba", *words]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.endswith("at least 8 are required; --backtest N predicts N windows of each series")
 
