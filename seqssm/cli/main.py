@@ -26,9 +26,12 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments; those of the process by default.
     """
+    own = argv is None  # otherwise called from another program
     for name in ("stdout", "stderr"):
-        setattr(sys, name, usable(getattr(sys, name), own=argv is None))
-    code = outcome(sys.argv[1:] if argv is None else argv)
+        setattr(sys, name, usable(getattr(sys, name), own))
+    if own:
+        sys.unraisablehook = unraised
+    code = outcome(sys.argv[1:] if argv is None else argv, own)
     try:
         sys.stdout.flush()
     except OSError as error:  # a full disk of a redirection is only detected now
@@ -36,11 +39,22 @@ def main(argv: list[str] | None = None) -> int:
     return code
 
 
-def outcome(argv: list[str]) -> int:
-    """Run a command line and return its exit code; every exception becomes a line on stderr."""
+def unraised(about: sys.UnraisableHookArgs) -> None:
+    """Print an exception that Python cannot raise, as by default; an interrupt is noted and ends the command later."""
+    if not issubclass(about.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(about)
+
+
+def outcome(argv: list[str], own: bool = False) -> int:
+    """Run a command line and return its exit code; every exception becomes a line on stderr.
+
+    Args:
+        argv: the arguments.
+        own: whether the process ends with the command; a signal after it then changes neither result nor exit code.
+    """
     reports = speaks()  # asked first: Lightning removes the variables when a trainer ends
     try:
-        with terminable():
+        with terminable(own):
             return int(run(argv))
     except InputError as error:
         return interrupted(reports) if INTERRUPTS.came else say(str(error), ExitCode.INPUT)
@@ -75,10 +89,13 @@ def interrupted(reports: bool, hint: str = "") -> ExitCode:
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
+def terminable(own: bool = False) -> Iterator[None]:
     """Let SIGTERM, sent by batch systems, end a command as Ctrl-C does, even before its work has begun.
 
     Both are noted (`seqssm.environment.Interrupts`).
+
+    Args:
+        own: whether the process ends with the command; if it succeeds, both signals are ignored afterwards.
     """
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
@@ -88,12 +105,14 @@ def terminable() -> Iterator[None]:
     plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if plain:
         signal.signal(signal.SIGINT, INTERRUPTS)
+    finished = False
     try:
         yield
+        finished = own
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if finished else signal.SIG_DFL)
         if plain:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.SIG_IGN if finished else signal.default_int_handler)
 
 
 def speaks() -> bool:

@@ -278,3 +278,28 @@ def test_an_interrupt_that_a_library_lost_ends_an_evaluation(run, monkeypatch, c
         patch.setattr(ToyTask, "step", lose)
         assert main(["toy", command, str(run)]) == 130
     assert ((run / "metrics.json").read_bytes() if (run / "metrics.json").exists() else None) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_end_changes_nothing(number):
+    """A job whose result was written exited by the signal, and a pipeline took it for interrupted."""
+    code = (
+        f"import atexit, os, sys; atexit.register(os.kill, os.getpid(), {int(number)}); sys.argv = ['seqssm', 'info']; "
+        "from seqssm.cli.main import main; sys.exit(main())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_an_interrupt_in_a_destructor_prints_no_traceback():
+    code = (
+        "import sys; from seqssm.cli import main as entry\n"
+        "class Last:\n"
+        "    def __init__(self, error): self.error = error\n"
+        "    def __del__(self): raise self.error\n"
+        "def run(argv): Last(KeyboardInterrupt()); Last(ValueError('seen')); return 0\n"
+        "entry.run = run; sys.exit(entry.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "KeyboardInterrupt" not in done.stderr
+    assert "ValueError: seen" in done.stderr
