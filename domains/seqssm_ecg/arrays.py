@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from seqssm.errors import InputError, no_such_file
 from seqssm.files.content import DAMAGED
+from seqssm_ecg.clock import Clock, place_of
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.headers import UNITS
 from seqssm_ecg.leads import LEADS, match_leads
@@ -63,10 +64,14 @@ def open_array(path: Path, reading: Reading) -> Recording:
     Raises:
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
     """
-    shape, names = _described(path)
-    found = Layout.of(shape, names, reading.lead_map, reading.array, path)
+    shape, names, clock = _described(path)
+    spec = reading.array
+    if clock is not None:
+        spec = replace(spec, rate_hz=clock.rate(spec.rate_hz, path))
+    found = Layout.of(shape, names, reading.lead_map, spec, path)
     source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.turned)
-    return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=found.notes)
+    notes = [*found.notes, *(clock.notes() if clock is not None else [])]
+    return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -152,17 +157,23 @@ def _names(shape: tuple[int, ...], names: tuple[str, ...] | None, path: Path) ->
     return names
 
 
-def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
-    """Return (shape of the table, lead names in its first line or None)."""
-    names = None
+def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None, Clock | None]:
+    """Return (shape of the table, lead names in its first line or None, its column of times or None)."""
+    names, clock = None, None
     try:
         if path.suffix.lower() == ".npy":
             table = np.load(path, mmap_mode="r", allow_pickle=False)
             shape, dtype = table.shape, table.dtype
         else:
             names, _, _ = _csv_head(path)
-            blocks = [block.shape for block in _csv_blocks(path, BLOCK)]
+            place = place_of(names)
+            blocks, times = [], []
+            for block in _csv_blocks(path, BLOCK):
+                blocks.append(block.shape)
+                times += [] if place is None else [block[place].copy()]
             shape, dtype = (sum(s[1] for s in blocks), blocks[0][0] if blocks else 0), np.dtype(float)
+            if names is not None and place is not None and times:
+                clock = Clock(names[place], np.concatenate(times))
     except FileNotFoundError:
         raise no_such_file(path) from None
     except OSError as error:
@@ -183,7 +194,7 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None]:
     if len(shape) != 2 or dtype.kind not in "fiu" or 0 in shape:
         how = "; one lead is stored as (1, samples)" if len(shape) == 1 else ""
         raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}{how}", file=path)
-    return shape, names
+    return shape, names, clock
 
 
 def _is_list(names: tuple[str, ...] | None) -> TypeGuard[tuple[str, ...]]:
