@@ -118,7 +118,7 @@ class Reader:
         if file is None and self.sources and (why := changes(RunFolder(self.path.parent), data, ("test",))):
             raise InputError(f"--data.{next(iter(self.sources))}: the data are not those of the run ({why})")
         for line in said.getvalue().splitlines():
-            if line.startswith("  ") and file is not None:
+            if line.startswith("  ") and file is not None and not (support and "tested" in line):
                 print(f"{file}:{line[1:]}", file=sys.stderr)
         if data.test_set is None or not len(data.test_set):
             raise InputError("no labelled records", file=file)

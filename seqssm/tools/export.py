@@ -218,14 +218,17 @@ def onnx_of(graph: Graph) -> tuple[bytes, Runner]:
         logging.getLogger(logger).setLevel(logging.ERROR)
 
     names = list(graph.inputs(1, graph.lengths[0]))
-    found: Any = torch.onnx.export(
-        program(graph),
-        dynamo=True,
-        custom_translation_table=TABLE,
-        input_names=names,
-        output_names=list(graph.outputs),
-        verbose=False,
-    )
+    traced = program(graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch, about its own calls
+        found: Any = torch.onnx.export(
+            traced,
+            dynamo=True,
+            custom_translation_table=TABLE,
+            input_names=names,
+            output_names=list(graph.outputs),
+            verbose=False,
+        )
     for name, axes in graph.axes.items():
         value = next(one for one in found.model.graph.inputs if one.name == name)
         for axis, word in axes.items():
