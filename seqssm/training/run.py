@@ -22,7 +22,7 @@ from seqssm.files import notes
 from seqssm.files.disk import Begun, require_named, require_writable
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import Report
-from seqssm.training import migration, origin
+from seqssm.training import migration, origin, subnormals
 from seqssm.training import presets as configs
 from seqssm.training.about import About
 from seqssm.training.arguments import Arguments, split_flags
@@ -167,6 +167,7 @@ def _starts_the_others() -> bool:
     return found is None or found.rank == 0
 
 
+@subnormals.flushed()
 def _train(
     domain: Domain,
     folder: RunFolder,
@@ -380,6 +381,7 @@ def prepare_evaluation(
     return cli, where, path
 
 
+@subnormals.flushed()
 def evaluate(
     domain: Domain,
     command: Literal["test", "validate"],
