@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
@@ -65,13 +65,10 @@ def open_array(path: Path, reading: Reading) -> Recording:
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
     """
     shape, names, clock = _described(path)
-    spec = reading.array
-    if clock is not None:
-        spec = replace(spec, rate_hz=clock.rate(spec.rate_hz, path))
+    spec, notes = (reading.array, []) if clock is None else clock.timed(reading.array, path)
     found = Layout.of(shape, names, reading.lead_map, spec, path)
     source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.turned)
-    notes = [*found.notes, *(clock.notes() if clock is not None else [])]
-    return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=notes)
+    return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=[*found.notes, *notes])
 
 
 @dataclass(frozen=True)
@@ -184,6 +181,8 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None, Clo
         why = " ".join(str(error).split())[:120]
         if "pickle" in why:  # numpy's message advises to unpickle the file, which would run its code
             why = "no numbers, or corrupt"
+        if "could not convert" in why and place_of(names) is not None and not _is_list(names):
+            why += "; if the column of times has text, leave it out and give the sampling rate"
         if "could not convert" in why and _is_list(names):
             raise InputError(
                 f"is a table with the columns {', '.join(names[:6])}, not a signal; pass the recordings that it lists, "

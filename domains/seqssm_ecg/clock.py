@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.limits import RATES
+from seqssm_ecg.recording import ArraySpec
 
-NAMES = ("time", "t", "elapsed", "timestamp")
+NAMES = {"time", "t", "elapsed", "timestamp", "zeit", "temps", "tiempo", "tempo"}
+FILL = {"in", "elapsed", "since", "start"}
 UNITS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
     **dict.fromkeys(("us", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+    **dict.fromkeys(("min", "minute", "minutes"), 60.0),
+    **dict.fromkeys(("h", "hour", "hours"), 3600.0),
 }
+UNSTATED = (1.0, 1e-3, 1e-6, 1e-9)  # units of a column that names none; the range of rates leaves one of them
 SAME = 0.01  # relative difference of rates that are taken for equal
 GAP = 1.5  # steps; a longer one is a gap
+FEW = 0.02  # share of long steps up to which they are gaps; times rounded to one step or two have more
 
 
 def place_of(names: Sequence[str] | None) -> int | None:
     """Return the position of the first column of times (``time``, ``t_ms``, ``Time [s]``), or None."""
-    return next((place for place, name in enumerate(names or ()) if _unit(name) is not None), None)
+    return next((place for place, name in enumerate(names or ()) if _units(name)), None)
 
 
-def _unit(name: str) -> tuple[float, ...] | None:
-    """Return the possible units of a column in seconds, or None if its name is not that of a column of times."""
-    first, *rest = re.findall("[a-z]+", name.casefold()) or [""]
-    if first not in NAMES or len(rest) > 1 or not set(rest) <= set(UNITS):
-        return None
-    return (UNITS[rest[0]],) if rest else (1.0, 1e-3)
+def _units(name: str) -> tuple[float, ...]:
+    """Return the possible units of a column in seconds; none if its name is not that of a column of times."""
+    words = re.findall("[a-z]+", name.casefold())
+    units = [UNITS[word] for word in words if word in UNITS]
+    if not NAMES.intersection(words) or len(units) > 1 or not set(words) <= {*NAMES, *FILL, *UNITS}:
+        return ()
+    return tuple(units) or UNSTATED
 
 
 @dataclass(frozen=True)
@@ -41,52 +49,55 @@ class Clock:
 
     Attributes:
         name: its name.
-        times: its values.
+        times: its values; NaN where one is missing.
     """
 
     name: str
     times: np.ndarray
 
-    def rate(self, given: float | None, path: Path) -> float | None:
-        """Return the sampling rate: the given one, or else that of the column if it has one.
+    def timed(self, spec: ArraySpec, path: Path) -> tuple[ArraySpec, list[str]]:
+        """Return how the array is read, with a sampling rate if the column has one, and notes on missing samples.
 
         Args:
-            given: the user's sampling rate, or None.
+            spec: how the user has it read.
             path: the file, for messages.
 
         Raises:
-            InputError: the two differ by more than 1 %.
+            InputError: the user's rate differs from the column's by more than 1 %.
         """
-        found = self._rates()
+        steps = self._steps()
+        if steps is None:
+            return spec, []
+        usual = steps <= GAP * np.median(steps)
+        gaps = int((~usual).sum())
+        few = gaps <= FEW * len(steps)
+        rates = self._rates(steps[usual] if few else steps)
+        notes = [f"column {self.name} has {gaps} gaps; samples are taken as evenly spaced"] if gaps and few else []
+        given = spec.rate_hz
         if given is None:
-            return found[0] if len(found) == 1 else None
-        if found and all(abs(rate / given - 1) > SAME for rate in found):
+            return replace(spec, rate_hz=_rounded(rates[0])) if len(rates) == 1 else spec, notes
+        if rates and all(abs(rate / given - 1) > SAME for rate in (*rates, *self._rates(steps))):
             raise InputError(
-                f"column {self.name}: {found[0]:g} samples per second, but the sampling rate is given as {given:g} Hz",
+                f"column {self.name}: {rates[0]:g} samples per second, but the sampling rate is given as {given:g} Hz",
                 file=path,
             )
-        return given
-
-    def notes(self) -> list[str]:
-        """Report missing samples."""
-        steps = self._steps()
-        gaps = 0 if steps is None else int((steps > GAP * np.median(steps)).sum())
-        return [f"column {self.name} has {gaps} gaps; samples are taken as evenly spaced"] if gaps else []
+        return spec, notes
 
     def _steps(self) -> np.ndarray | None:
-        steps = np.diff(self.times)
-        return steps if len(steps) and np.isfinite(steps).all() and (steps > 0).all() else None
+        """Return the differences of the times, or None if these do not increase."""
+        known = np.flatnonzero(np.isfinite(self.times))
+        steps = np.diff(self.times[known]) / np.diff(known)
+        return steps if len(steps) and (steps > 0).all() else None
 
-    def _rates(self) -> list[float]:
-        """Return the rates that fit the commonest step; none for a column that counts the samples."""
-        steps, units = self._steps(), _unit(self.name) or ()
-        if steps is None or (len(units) > 1 and np.median(steps) == 1):
+    def _rates(self, steps: np.ndarray) -> list[float]:
+        """Return the rates that fit the steps; none for a column that counts the samples."""
+        units = _units(self.name)
+        if len(units) > 1 and (steps == 1).all():
             return []
-        even = steps[steps <= GAP * np.median(steps)]
-        rates = [1 / (even.mean() * unit) for unit in units]
-        return [_round(rate) for rate in rates if RATES[0] <= rate <= RATES[1]]
+        rates = [1 / (steps.mean() * unit) for unit in units]
+        return [rate for rate in rates if RATES[0] <= rate <= RATES[1]]
 
 
-def _round(rate: float) -> float:
+def _rounded(rate: float) -> float:
     """Return the integer within a thousandth of a rate from rounded times, else the rate."""
     return float(round(rate)) if abs(round(rate) / rate - 1) < 1e-3 else float(rate)

@@ -22,6 +22,7 @@ from seqssm.prediction.predictor import Predictor, Record, with_notes
 from seqssm_ecg import files
 from seqssm_ecg.arrays import Layout
 from seqssm_ecg.classifier import pooled_logits
+from seqssm_ecg.clock import Clock, place_of
 from seqssm_ecg.files import open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, check_lead_map, obtainable, select
@@ -152,11 +153,14 @@ class EcgPredictor(Predictor):
             raise InputError(f"is not an array of numbers{why}", file=name) from None
         if table.ndim != 2 or 0 in table.shape:
             raise InputError(f"has shape {table.shape}; expected (leads, n)", file=name)
+        place, notes = place_of(names), []
+        if place is not None and names is not None and len(table) == len(names):
+            spec, notes = Clock(names[place], table[place]).timed(spec, name)
         layout = Layout.of(table.shape, names, self.reading["lead_map"], spec, name)
         rows = (table.T if layout.turned else table)[list(layout.rows)] * layout.factor
         rows = np.where(np.isfinite(rows), rows, np.nan)
         recording = Recording.of_arrays(name, layout.rate_hz, dict(zip(layout.leads, rows)))
-        recording.notes += layout.notes
+        recording.notes += [*layout.notes, *notes]
         return recording
 
     def open(self, path: Path) -> Recording:

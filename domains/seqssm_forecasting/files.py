@@ -220,7 +220,8 @@ def _require_date_column(table: Table, when: str, reading: Reading) -> None:
         cells = table.frame[name]
         if name.lower() not in TIMES and (DATED.fullmatch(first[when]) or not DATED.fullmatch(first[name])):
             continue
-        if not pd.api.types.is_numeric_dtype(cells) and pd.to_numeric(cells, errors="coerce").isna().all():
+        dated = pd.api.types.is_datetime64_any_dtype(cells)
+        if dated or (not pd.api.types.is_numeric_dtype(cells) and pd.to_numeric(cells, errors="coerce").isna().all()):
             raise InputError(
                 f"the first column is {when}, not {name}; give --data.time_column {name}, and --data.id_column {when} "
                 "if there is one row per series and date",

@@ -195,6 +195,8 @@ class Arguments:
         given = {name.removeprefix("data.") for name in self.given() if name.startswith("data.")}
         if in_memory:
             given.add(str(self.domain.data_argument))
+        if self._given_value(DATA_SET) is None:  # null drops the data set too
+            given.discard(DATA_SET)
         for place, config in enumerate(self.configs):
             options = _arguments(config, "data")
             later = [_arguments(one, "data").items() for one in self.configs[place + 1 :]]

@@ -339,14 +339,22 @@ def timed(path, name, times):
         ("Time [ms]", [float(n) for n in range(300)], 1000.0),
         ("time", [round(1700000000 + n / 360, 3) for n in range(300)], 360.0),
         ("time", [n * 2.0 for n in range(300)], 500.0),
+        ("t_ms", [round(n / 0.8) for n in range(800)], 800.0),
+        ("time", [round(n / 75, 2) for n in range(300)], 75.0),
+        ("Elapsed time (s)", [n * 0.01 for n in range(300)], 100.0),
+        ("time in s", [n * 0.01 for n in range(300)], 100.0),
+        ("time_min", [n / 6000 for n in range(300)], 100.0),
+        ("timestamp", [1700000000000000 + n * 10000 for n in range(300)], 100.0),
+        ("Temps", [float("nan") if n == 7 else n * 0.01 for n in range(300)], 100.0),
     ],
 )
 def test_a_column_of_times_gives_the_rate(tmp_path, name, times, rate):
     """It was ignored: without --array-rate-hz an error, and another rate than the column's was accepted."""
     path = timed(tmp_path / "a.csv", name, times)
-    assert read_recording(path).rate_hz == pytest.approx(rate, rel=1e-3)
+    assert read_recording(path).rate_hz == pytest.approx(rate, rel=2e-3)
+    assert read_recording(path).notes == [f"unused signals: {name}"]
     assert read_recording(path, array=ArraySpec(rate * 1.005)).rate_hz == rate * 1.005
-    with pytest.raises(InputError, match=rf"column {re.escape(name)}: \d+ samples per second, but .* as 130 Hz"):
+    with pytest.raises(InputError, match=rf"column {re.escape(name)}: [\d.]+ samples per second, but .* as 130 Hz"):
         read_recording(path, array=ArraySpec(130.0))
 
 

@@ -165,3 +165,13 @@ def test_arrays_with_a_line_per_lead(model, tmp_path):
     found = model.predict([tmp_path / f"{name}.csv" for name in ("rows", "columns", "short")], array_rate_hz=250)
     np.testing.assert_allclose(found[P].to_numpy()[:2], np.repeat(expected, 2, axis=0), atol=1e-6)
     assert "is shorter than a second (2 samples)" in found.reason[2]
+
+
+def test_a_column_of_times_of_a_data_frame_gives_the_rate(model):
+    """The option won in silence, and without it the frame was refused."""
+    values = pd.DataFrame(simulate.recording(["AF"], 9.0, 250.0, 5))
+    expected = model.predict(values, array_rate_hz=250)[P].to_numpy()
+    timed = values.assign(time=np.arange(len(values)) / 250)
+    np.testing.assert_array_equal(model.predict(timed)[P].to_numpy(), expected)
+    refused = model.predict(timed, array_rate_hz=500)
+    assert "column time: 250 samples per second, but the sampling rate is given as 500 Hz" in refused["reason"].iloc[0]

@@ -354,3 +354,11 @@ def test_a_model_reads_integers_as_the_time_axis_of_its_training(tmp_path, learn
     other = written("other.csv", pd.date_range("2024-01-01", periods=20).date if numbered else range(1, 21))
     assert main(["predict", run, other, "--output", str(output)]) == 2
     assert main(["forecasting", "test", run, "--data.file", other]) == 2
+
+
+def test_a_table_whose_first_column_is_not_the_date_names_the_one_that_is(tmp_path):
+    """Typed dates in another column were "not numbers"."""
+    frame = pd.DataFrame({"row": [1, 2, 3], "date": pd.date_range("2024-01-01", periods=3), "y": [1.0, 2.0, 3.0]})
+    frame.to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="the first column is row, not date; give --data.time_column date"):
+        files.read_series(tmp_path / "x.parquet")

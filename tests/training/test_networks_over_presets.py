@@ -108,6 +108,12 @@ def test_own_records_replace_the_data_set_of_a_preset(name, capsys):
             assert without_data_set([content, later], domain, []) == [after, later], "in a further config"
             assert without_data_set([later, content], domain, []) == [later, content], "the preset comes later"
         assert without_data_set([content], domain, [*own, "dataset"]) == [content], "the user's choice of both"
+        if "dataset" in before and own:
+            named = frozenset({"data.dataset", f"data.{own[0]}"})
+            extra = {"data": {"init_args": {"dataset": None, own[0]: "my"}}}
+            arguments = Arguments(domain, copy.deepcopy([content, extra]), [], named)
+            arguments.drop_data_set()
+            assert arguments.configs[0] == without_data_set([content], domain, [own[0]])[0], "null drops it too"
     if domain.of_data_set:
         assert "seqssm: config: " in capsys.readouterr().err
 
