@@ -360,5 +360,5 @@ def test_a_table_whose_first_column_is_not_the_date_names_the_one_that_is(tmp_pa
     """Typed dates in another column were "not numbers"."""
     frame = pd.DataFrame({"row": [1, 2, 3], "date": pd.date_range("2024-01-01", periods=3), "y": [1.0, 2.0, 3.0]})
     frame.to_parquet(tmp_path / "x.parquet")
-    with pytest.raises(InputError, match="the first column is row, not date; give --data.time_column date"):
+    with pytest.raises(InputError, match=r"the first column is row, not date; give --data.time_column date"):
         files.read_series(tmp_path / "x.parquet")
