@@ -381,7 +381,6 @@ def prepare_evaluation(
     return cli, where, path
 
 
-@subnormals.flushed()
 def evaluate(
     domain: Domain,
     command: Literal["test", "validate"],
@@ -417,6 +416,7 @@ def evaluate(
             lock.release()
 
 
+@subnormals.flushed()
 def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination, lines: list[str]) -> Report:
     from seqssm.training.callbacks import InterruptCheck
     from seqssm.training.external import OverlapCheck

@@ -389,7 +389,7 @@ def test_presets_build(name):
         ("--model.pol", "mean", "did you mean --model.pool"),
         ("--model.network", "cmn", "cmn"),
         ("--model.depth", "0", "must be at least 1"),
-        ("--data.folder", "somewhere", "specify --data.manifest"),
+        ("--data.folder", "somewhere", "--data.manifest and --data.folder exclude each other"),
     ],
 )
 def test_a_wrong_option_is_one_line(made, tmp_path, capsys, flag, value, message):

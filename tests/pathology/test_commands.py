@@ -314,8 +314,8 @@ def test_kfold_over_split_files_tests_every_fold_once(small, cohort, tmp_path, c
     ("words", "message"),
     [
         (["--data.manifest", "{m}"], "specify --data.manifest FILE and --data.features FOLDER"),
-        (["--data.dataset", "musk1", "--data.features", "x"], "specify --data.manifest FILE"),
-        (["--data.dataset", "musk1", "--data.manifest", "{m}", "--data.features", "{m}x"], "no such folder"),
+        (["--data.dataset", "musk1", "--data.features", "x"], "--data.dataset and --data.features exclude each other"),
+        (["--data.dataset", "musk1", "--data.manifest", "{m}", "--data.features", "{d}"], "exclude each other"),
         (["--data.dataset", "musk2"], "did you mean musk1"),
         (["--data.manifest", "{m}", "--data.features", "{m}x"], "no such folder"),
         (["--data.manifest", "{m}", "--data.features", "{d}", "--data.order", "family"], "requires --data.families"),
