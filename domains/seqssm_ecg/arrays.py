@@ -11,7 +11,7 @@ import numpy as np
 
 from seqssm.errors import InputError, no_such_file
 from seqssm.files.content import DAMAGED
-from seqssm_ecg.clock import Clock, place_of
+from seqssm_ecg.clock import MOST, Clock, place_of
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.headers import UNITS
 from seqssm_ecg.leads import LEADS, match_leads
@@ -163,14 +163,15 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None, Clo
             shape, dtype = table.shape, table.dtype
         else:
             names, _, _ = _csv_head(path)
-            place = place_of(names)
-            blocks, times = [], []
+            place, samples, columns = place_of(names), 0, 0
+            times: list[np.ndarray] = []
             for block in _csv_blocks(path, BLOCK):
-                blocks.append(block.shape)
-                times += [] if place is None else [block[place].copy()]
-            shape, dtype = (sum(s[1] for s in blocks), blocks[0][0] if blocks else 0), np.dtype(float)
+                if place is not None and samples < MOST:
+                    times.append(block[place].copy())
+                columns, samples = block.shape[0], samples + block.shape[1]
+            shape, dtype = (samples, columns), np.dtype(float)
             if names is not None and place is not None and times:
-                clock = Clock(names[place], np.concatenate(times))
+                clock = Clock(names[place], np.concatenate(times)[:MOST])
     except FileNotFoundError:
         raise no_such_file(path) from None
     except OSError as error:

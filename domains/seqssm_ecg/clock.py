@@ -26,6 +26,7 @@ UNITS = {
 UNSTATED = (1.0, 1e-3, 1e-6, 1e-9)  # units of a column that names none; the range of rates leaves one of them
 SAME = 0.01  # relative difference of rates that are taken for equal
 GAP = 1.5  # steps; a longer one is a gap
+MOST = 1_000_000  # times that are read; the rest of a day's recording has the same rate
 FEW = 0.02  # share of long steps up to which they are gaps; times rounded to one step or two have more
 
 
@@ -49,7 +50,7 @@ class Clock:
 
     Attributes:
         name: its name.
-        times: its values; NaN where one is missing.
+        times: its values, of a file the first `MOST`; NaN where one is missing.
     """
 
     name: str

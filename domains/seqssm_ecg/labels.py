@@ -6,6 +6,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -82,16 +83,24 @@ class Classes:
     year: int | None = None
     other: dict[str, int] = field(default_factory=dict)
 
-    def translated(self, labels: Iterable[str]) -> list[str]:
-        """Replace the name of a class or a part of it (``PVC`` of ``PVC|VPB``), in any case, or all its codes, by the
-        first code."""
-        known = {code for group in self.codes for code in group}
-        names = {
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All codes of the classes."""
+        return frozenset(code for group in self.codes for code in group)
+
+    @cached_property
+    def _first_codes(self) -> dict[str, str]:
+        """First code by name of the class, part of the name, or all codes; without case."""
+        return {
             part.casefold(): group[0]
             for name, group in zip(self.names, self.codes)
             for part in (name, *name.split("|"), "|".join(group))
         }
-        return [label if label in known else names.get(label.casefold(), label) for label in labels]
+
+    def translated(self, labels: Iterable[str]) -> list[str]:
+        """Replace the name of a class or a part of it (``PVC`` of ``PVC|VPB``), in any case, or all its codes, by the
+        first code."""
+        return [label if label in self.known else self._first_codes.get(label.casefold(), label) for label in labels]
 
     def without_columns(self, columns: Iterable[str]) -> list[str]:
         """Return the first code of each class that no column of labels names."""
@@ -100,8 +109,7 @@ class Classes:
 
     def unrecognised(self, labels: Iterable[str]) -> dict[str, int]:
         """Count the labels, after `translated`, that are neither codes of a class nor decimal codes."""
-        known = {code for group in self.codes for code in group}
-        return dict(Counter(label for label in labels if label not in known and not label.isdecimal()))
+        return dict(Counter(label for label in labels if label not in self.known and not label.isdecimal()))
 
     def described(self, problem: str, advice: str = "") -> str:
         """Describe a problem with the labels: those that occur and belong to no class, and the classes."""
@@ -118,8 +126,7 @@ class Classes:
             unknown: codes of which it is not known whether they apply.
         """
         given, open_ = set(codes), set(unknown)
-        known = {code for group in self.codes for code in group}
-        for code in given - known:
+        for code in given - self.known:
             self.other[code] = self.other.get(code, 0) + 1
         found = [1.0 if given & set(group) else np.nan if open_ & set(group) else 0.0 for group in self.codes]
         return np.array(found, dtype=np.float32)

@@ -1,0 +1,56 @@
+"""Tables of samples with a column of times: it gives the sampling rate, or contradicts the given one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from seqssm_ecg.files import read_recording
+from seqssm_ecg.recording import ArraySpec
+
+from seqssm.errors import InputError
+
+
+def timed(path, name, times):
+    lines = [f"{name},I,II", *(f"{time!r},{n % 5},{n % 3}" for n, time in enumerate(times))]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "times", "rate"),
+    [
+        ("time", [n * 0.01 for n in range(300)], 100.0),
+        ("t_ms", [n * 4 for n in range(300)], 250.0),
+        ("Time [ms]", [float(n) for n in range(300)], 1000.0),
+        ("time", [round(1700000000 + n / 360, 3) for n in range(300)], 360.0),
+        ("time", [n * 2.0 for n in range(300)], 500.0),
+        ("t_ms", [round(n / 0.8) for n in range(800)], 800.0),
+        ("time", [round(n / 75, 2) for n in range(300)], 75.0),
+        ("Elapsed time (s)", [n * 0.01 for n in range(300)], 100.0),
+        ("time in s", [n * 0.01 for n in range(300)], 100.0),
+        ("time_min", [n / 6000 for n in range(300)], 100.0),
+        ("timestamp", [1700000000000000 + n * 10000 for n in range(300)], 100.0),
+        ("Temps", [float("nan") if n == 7 else n * 0.01 for n in range(300)], 100.0),
+    ],
+)
+def test_a_column_of_times_gives_the_rate(tmp_path, name, times, rate):
+    """It was ignored: without --array-rate-hz an error, and another rate than the column's was accepted."""
+    path = timed(tmp_path / "a.csv", name, times)
+    assert read_recording(path).rate_hz == pytest.approx(rate, rel=2e-3)
+    assert read_recording(path).notes == [f"unused signals: {name}"]
+    assert read_recording(path, array=ArraySpec(rate * 1.005)).rate_hz == rate * 1.005
+    with pytest.raises(InputError, match=rf"column {re.escape(name)}: [\d.]+ samples per second, but .* as 130 Hz"):
+        read_recording(path, array=ArraySpec(130.0))
+
+
+def test_a_column_that_counts_samples_has_no_rate(tmp_path):
+    path = timed(tmp_path / "a.csv", "time", range(300))
+    assert read_recording(path, array=ArraySpec(130.0)).rate_hz == 130
+    with pytest.raises(InputError, match="arrays need a sampling rate"):
+        read_recording(path)
+    path = timed(tmp_path / "b.csv", "time", [n * 0.01 + (n > 50) + (n > 90) for n in range(300)])
+    assert read_recording(path).notes == [
+        "unused signals: time",
+        "column time has 2 gaps; samples are taken as evenly spaced",
+    ]
