@@ -25,7 +25,7 @@ UNITS = {
 }
 UNSTATED = (1.0, 1e-3, 1e-6, 1e-9)  # units of a column that names none; the range of rates leaves one of them
 SAME = 0.01  # relative difference of rates that are taken for equal
-GAP = 1.5  # steps; a longer one is a gap
+GAP = 1.75  # steps; a longer one is a gap (2 without one sample; times rounded to half a step have steps of 1.5)
 MOST = 1_000_000  # times that are read; the rest of a day's recording has the same rate
 FEW = 0.02  # share of long steps up to which they are gaps; times rounded to one step or two have more
 
@@ -73,7 +73,8 @@ class Clock:
         gaps = int((~usual).sum())
         few = gaps <= FEW * len(steps)
         rates = self._rates(steps[usual] if few else steps)
-        notes = [f"column {self.name} has {gaps} gaps; samples are taken as evenly spaced"] if gaps and few else []
+        count = f"{gaps} gap{'s' if gaps > 1 else ''}"
+        notes = [f"column {self.name} has {count}; samples are taken as evenly spaced"] if gaps and few else []
         given = spec.rate_hz
         if given is None:
             return replace(spec, rate_hz=_rounded(rates[0])) if len(rates) == 1 else spec, notes

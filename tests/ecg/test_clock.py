@@ -27,6 +27,7 @@ def timed(path, name, times):
         ("time", [n * 2.0 for n in range(300)], 500.0),
         ("t_ms", [round(n / 0.8) for n in range(800)], 800.0),
         ("time", [round(n / 75, 2) for n in range(300)], 75.0),
+        ("time_s", [(n * 2 - (n % 50 == 7)) / 1000 for n in range(3000)], 500.0),
         ("Elapsed time (s)", [n * 0.01 for n in range(300)], 100.0),
         ("time in s", [n * 0.01 for n in range(300)], 100.0),
         ("time_min", [n / 6000 for n in range(300)], 100.0),
