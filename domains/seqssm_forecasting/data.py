@@ -56,7 +56,7 @@ class ForecastingData(DataModule):
         time_column: column of dates (default ds, timestamp, date, datetime or time; first column of a wide file).
         value_column: column of values in the long layout (default y, target or value).
         columns: names of the columns of a wide file to use; all by default.
-        text_columns: columns without numbers: ``drop`` ignores them; by default they are an error.
+        text_columns: columns without numbers, or of splits: ``drop`` ignores them; by default they are an error.
         skip_rows: number of leading lines to skip, or a list of line numbers (``[2]``: a row of units).
         comment: character that starts a comment (#).
         separator: column separator: comma, semicolon, tab, bar, space or a character; by default detected.

@@ -28,7 +28,7 @@ from seqssm_forecasting.dates import Dates, read_dates
 from seqssm_forecasting.periods import month_of
 from seqssm_forecasting.reading import FLAGS, Reading
 from seqssm_forecasting.series import Series, days_of, listed
-from seqssm_forecasting.split_columns import BY_TIME, note_splits, refuse_splits, split_columns
+from seqssm_forecasting.split_columns import BY_TIME, SplitColumn, note_splits, refuse_splits, split_columns
 
 DATELESS = (".txt", ".npz")
 """Suffixes of formats without dates."""
@@ -316,7 +316,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     dates = _dates(table, when, reading)
     values, notes = numbers(table, [value, *extra], _decimal(reading), FLAGS)
     left = [name for name in header if name not in (*names, *extra)]
-    note_splits(table, split_columns(table, left))
+    _require_no_splits(table, split_columns(table, left), when, dates, reading)
     notes = [*table.notes, *notes, f"long layout: {len(ids)} series ({', '.join(names)})"]
     notes += [f"columns ignored: {listed(left)}"] if left else []
     notes += unused_folds(fold_columns(table.frame[left]).values(), BY_TIME)
@@ -332,6 +332,18 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
             _dated(series, replace(dates, values=dates.values[rows], notes=[] if made else dates.notes), reading)
         )
     return made
+
+
+def _require_no_splits(table: Table, splits: list[SplitColumn], when: str, dates: Dates, reading: Reading) -> None:
+    """Refuse columns of splits in a long table for training; report them if predicted or if to be dropped."""
+    if not splits or reading.text_columns == "drop" or reading.axis is not None:
+        note_splits(table, splits)
+        return
+    typed = _as_typed(table, when, dates)
+    if all(one.wrong is None for one in splits):  # in the order of time, whatever the series
+        rows = np.argsort(dates.values, kind="stable").tolist()
+        splits, typed = [one.ordered(rows) for one in splits], [typed[row] for row in rows]
+    refuse_splits(table, splits, typed, series=False)
 
 
 def _name(value: object) -> str:

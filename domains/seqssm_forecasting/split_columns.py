@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -53,6 +53,14 @@ class SplitColumn:
         """The first cell that is not missing."""
         return next(cell for cell in self.cells if cell)
 
+    def ordered(self, rows: Sequence[int]) -> SplitColumn:
+        """Return the column with its rows in another order.
+
+        Args:
+            rows: positions of the rows, in the new order.
+        """
+        return replace(self, cells=[self.cells[row] for row in rows], splits=[self.splits[row] for row in rows])
+
     def begins(self) -> tuple[int | None, int | None]:
         """Return the rows at which validation and test begin; None for one that the order of the cells leaves open."""
         rows = [row for row, split in enumerate(self.splits) if split is not None]
@@ -78,13 +86,14 @@ def split_columns(table: Table, names: Sequence[str]) -> list[SplitColumn]:
     return [column for column in found if column is not None]
 
 
-def refuse_splits(table: Table, columns: Sequence[SplitColumn], dates: Sequence[str]) -> None:
-    """Refuse a column of splits among the series, and name the dates at which they begin.
+def refuse_splits(table: Table, columns: Sequence[SplitColumn], dates: Sequence[str], series: bool = True) -> None:
+    """Refuse a column of splits, and name the dates at which they begin.
 
     Args:
         table: the table.
-        columns: columns of splits that would be series.
+        columns: columns of splits that would be series, or be ignored.
         dates: dates of the rows as the user types them.
+        series: whether the columns would be series.
 
     Raises:
         InputError: there is such a column.
@@ -98,10 +107,12 @@ def refuse_splits(table: Table, columns: Sequence[SplitColumn], dates: Sequence[
     )
     if column.numeric:
         some = ", ".join(list(dict.fromkeys(cell for cell in column.cells if cell))[:MOST])
-        what = f"column {column.name} seems to hold splits ({some}), not a series"
+        what = f"column {column.name} seems to hold splits ({some})" + ", not a series" * series
+    else:
+        what = f"column {column.name} holds splits ({column.example})" + ", not numbers" * series
+    if column.numeric and series:
         way_out = f"--data.columns lists the series to read, with or without {column.name}"
     else:
-        what = f"column {column.name} holds splits ({column.example}), not numbers"
         way_out = "--data.text_columns drop leaves the column out"
     place = table.header
     if column.wrong is not None:

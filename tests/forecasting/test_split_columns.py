@@ -52,7 +52,11 @@ def test_words_are_named(frame, read, order):
     assert note not in read(frame, columns=("s0",)).notes
     rows = [(name, *row) for name in "ab" for row in zip(frame["date"], range(ROWS), frame["role"])]
     long = pd.DataFrame(rows, columns=["unique_id", "ds", "y", "role"])
-    assert note in files.read_series(long)[0].notes
+    with pytest.raises(InputError, match=rf"column role holds splits \({order[0]}\); .*: {advice}, .* drop"):
+        read(long)  # were ignored with a note, and the rows split by percentages
+    assert note in read(long, text_columns="drop").notes
+    trained = {"dated": True, "numbered": False, "freq": "D", "columns": ["a", "b"]}
+    assert note in files.read_for_model(long, Reading(), trained)[0].notes
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,9 @@ def test_numbers_in_columns_of_splits_are_no_series(frame, read, name, cells, va
     assert name in files.read_series(frame, data.reading)[0].columns
     rows = [(one, *row) for one in "ab" for row in zip(frame["date"], range(ROWS), cells)]
     long = pd.DataFrame(rows, columns=["unique_id", "ds", "y", name])
-    assert NOTE.format(name=name) in files.read_series(long)[0].notes
+    with pytest.raises(InputError, match=rf"column {name} seems to hold splits \({values}\); .* drop leaves"):
+        files.read_series(long)
+    assert NOTE.format(name=name) in files.read_series(long, Reading(text_columns="drop"))[0].notes
 
 
 @pytest.mark.parametrize(
