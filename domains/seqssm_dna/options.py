@@ -58,7 +58,12 @@ PREDICT_OPTIONS = (
         "copy of the VCF file with the scores as an INFO field; compressed as BGZF if it ends in .gz",
         writes=True,
     ),
-    Option("--vcf-field", "name of the INFO field", str, "SEQSSM_LLR", needs=("--write-vcf",)),
+    Option(
+        "--vcf-field",
+        "name of the INFO field (default: SEQSSM_LLR, of a classifier SEQSSM_CHANGE)",
+        str,
+        needs=("--write-vcf",),
+    ),
     CLASS,
     LABEL,
     Option("--summary", "JSON file with counts: letters, rows by status, contig aliases", writes=True),

@@ -46,8 +46,9 @@ class DnaPredictor(Member):
     counted = ("file", *PLACE, *VARIANT, "n_scored")
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
-        super().__init__(model, summary, options)
         self.classifier = isinstance(model, GenomeClassifier)
+        field = options["vcf_field"] or ("SEQSSM_CHANGE" if self.classifier else "SEQSSM_LLR")
+        super().__init__(model, summary, {**options, "vcf_field": field})
         network: Any = model.network if isinstance(model, GenomeClassifier) else model
         self.network, self.causal = network, bool(network.causal)
         self.kinds = (CLASSIFIER,) if self.classifier else (LANGUAGE, CAUSAL if self.causal else MASKED)

@@ -265,7 +265,7 @@ def test_variants_by_a_classifier(files, tmp_path):
     np.testing.assert_allclose(good["p_promoter_change"], good["p_promoter_alt"] - good["p_promoter_ref"], atol=1e-12)
     np.testing.assert_allclose(good["p_promoter_change"], -good["p_other_change"], atol=1e-5)
     assert (good["window_end"] - good["window_start"]).eq(60).all()
-    assert f"{good['p_other_change'].iloc[0]:.6g}" in target.read_text()
+    assert f"SEQSSM_CHANGE={good['p_other_change'].iloc[0]:.6g}" in target.read_text()  # was named a likelihood ratio
     with pytest.raises(InputError, match="the model has other, promoter"):
         predict(classifier(), vcf, reference=str(genome), summary=LABELS, **{"class": "x"})
     with pytest.raises(InputError, match="--class has no effect on sequences"):
