@@ -195,7 +195,7 @@ def _wide(table: Table, reading: Reading) -> Series:
     named = [*asked, *reading.named, *reading.future]
     splits = [one for one in split_columns(table, columns) if not (one.numeric and one.name in named)]
     if reading.text_columns == "drop":
-        note_splits(table, splits)
+        note_splits(table, splits, reading.axis is not None)
         columns = _numeric(table, [name for name in columns if name not in {one.name for one in splits}])
     else:
         refuse_splits(table, splits, _as_typed(table, when, dates) if splits else [])
@@ -204,7 +204,7 @@ def _wide(table: Table, reading: Reading) -> Series:
         notes.append(
             "one column per month: read as twelve yearly series; for one monthly series, write one row per month"
         )
-    if not asked:
+    if not asked and reading.axis is None:
         advice = f"{BY_TIME}, and {{column}} is one of the series: --data.columns lists those to read"
         notes += unused_folds(fold_columns(table.frame[columns]).values(), advice)
     series = Series(path, values, columns, None, table.lines, notes=[*table.notes, *notes], row=_row(table), axis=when)
@@ -316,10 +316,12 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
     dates = _dates(table, when, reading)
     values, notes = numbers(table, [value, *extra], _decimal(reading), FLAGS)
     left = [name for name in header if name not in (*names, *extra)]
-    _require_no_splits(table, split_columns(table, left), when, dates, reading)
+    splits = split_columns(table, left)
+    _require_no_splits(table, splits, when, dates, reading)
+    left = [name for name in left if name not in {one.name for one in splits}]
     notes = [*table.notes, *notes, f"long layout: {len(ids)} series ({', '.join(names)})"]
     notes += [f"columns ignored: {listed(left)}"] if left else []
-    notes += unused_folds(fold_columns(table.frame[left]).values(), BY_TIME)
+    notes += unused_folds(fold_columns(table.frame[left]).values(), BY_TIME) if reading.axis is None else []
     order = np.argsort(codes, kind="stable") if (np.diff(codes) < 0).any() else np.arange(len(codes))
     ends = np.cumsum(np.bincount(codes, minlength=len(ids)))
     made = []
@@ -336,8 +338,9 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
 
 def _require_no_splits(table: Table, splits: list[SplitColumn], when: str, dates: Dates, reading: Reading) -> None:
     """Refuse columns of splits in a long table for training; report them if predicted or if to be dropped."""
-    if not splits or reading.text_columns == "drop" or reading.axis is not None:
-        note_splits(table, splits)
+    trained = reading.axis is not None
+    if not splits or trained or reading.text_columns == "drop":
+        note_splits(table, splits, trained)
         return
     typed = _as_typed(table, when, dates)
     if all(one.wrong is None for one in splits):  # in the order of time, whatever the series

@@ -122,15 +122,16 @@ def refuse_splits(table: Table, columns: Sequence[SplitColumn], dates: Sequence[
     raise InputError(message, file=table.path, place=place)
 
 
-def note_splits(table: Table, columns: Sequence[SplitColumn]) -> None:
+def note_splits(table: Table, columns: Sequence[SplitColumn], trained: bool) -> None:
     """Report that columns of splits are not used.
 
     Args:
         table: the table, whose notes are extended.
         columns: columns of splits that are not series.
+        trained: whether the table is read for a trained model, which has no use for splits.
     """
     for column in columns:
-        table.notes.append(f"column {column.name} holds splits and is not used; {BY_TIME}")
+        table.notes.append(f"column {column.name} holds splits and is not used" + ("" if trained else f"; {BY_TIME}"))
 
 
 def _is_number(cells: pd.Series) -> bool:
