@@ -43,6 +43,7 @@ LLR = ["ref_ll", "alt_ll", "llr", "llr_mean", "llr_forward", "llr_rc"]
 class DnaPredictor(Member):
     """Predicts one row per sequence, interval, window or allele; the columns depend on the model and the inputs."""
 
+    keys = ("record", "start", "end", "strand", *VARIANT[:4])
     counted = ("file", *PLACE, *VARIANT, "n_scored")
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:

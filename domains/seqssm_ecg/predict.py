@@ -67,6 +67,8 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
 class EcgPredictor(Predictor):
     """Predictor with one row per recording: probabilities, decisions, seconds, notes."""
 
+    keys = ("start_s", "end_s")
+
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
         self.classes: list[str] = summary["classes"]

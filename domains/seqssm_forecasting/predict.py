@@ -45,6 +45,7 @@ class ForecastPredictor(Predictor):
     """
 
     unit = "series"
+    keys = ("unique_id", *DATES)
 
     def __init__(self, model: nn.Module, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
@@ -398,12 +399,23 @@ class ForecastPredictor(Predictor):
         sides = self.spread.sides()
         return self.output_limits.rounded(means, sides[self.estimates.index(name) % len(sides)])
 
+    def in_common(self) -> dict[str, Any]:
+        return {"horizon": self.horizon}
+
     def merge(self, items: list[Any]) -> Any:
-        """Average the forecasts and intervals of the last window."""
-        means = np.mean([item.drawn["values"] for item in items], 0)
+        """Average the forecasts and intervals of the last window; a series needs the forecasts of all members."""
+        first, reasons = items[0], {}
+        for item in reversed(items):
+            reasons |= item.reasons
+        unknown = {
+            name: "not a series of every model" for item in items for name in first.names if name not in item.names
+        }
+        places = [[item.names.index(name) if name in item.names else 0 for name in first.names] for item in items]
+        means = np.mean([item.drawn["values"][:, place] for item, place in zip(items, places)], 0)
         sides = self.spread.sides()
         values = np.stack([self.output_limits.rounded(own, side) for own, side in zip(means, sides)])
-        return replace(items[0], drawn={**items[0].drawn, "values": values})
+        values[:, [name in unknown for name in first.names]] = np.nan
+        return replace(first, drawn={**first.drawn, "values": values}, reasons={**unknown, **reasons})
 
     # -- figures -------------------------------------------------------------------------------------------------------
 

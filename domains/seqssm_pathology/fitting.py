@@ -240,14 +240,14 @@ def reported(head: Head, train: Sequence[Case], level: str) -> str:
 
 
 def described(heads: Sequence[Head]) -> list[dict[str, Any]]:
-    """Describe the heads by plain values, for a checkpoint; without the options of the loss."""
+    """Describe the heads by plain values, for a checkpoint; without the options of the loss and of ensembles."""
     return [
         {
             "kind": KINDS[type(head)],
             **{
                 one.name: list(value) if isinstance(value := getattr(head, one.name), tuple) else value
                 for one in fields(head)
-                if one.name not in ("weights", "alpha")
+                if one.name not in ("weights", "alpha", "written_edges")
             },
         }
         for head in heads

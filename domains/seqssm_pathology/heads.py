@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from seqssm.metrics.columns import OutputColumns
 from seqssm.training.soft_losses import of_classes, of_labels, of_values
-from seqssm_pathology.survival import median_time
+from seqssm_pathology.survival import median_time, survival_at
 
 
 def survival_nll(logits: Tensor, bins: Tensor, censored: Tensor, alpha: float = 0.0) -> Tensor:
@@ -215,11 +215,14 @@ class SurvivalHead(Head):
         edges: edges of the time bins, in `unit`.
         unit: unit of time; None if it is not declared.
         alpha: extra weight of events in the loss.
+        written_edges: times at which the survival curve is written in place of `edges`, between which it is linear, in
+            an ensemble of models with different bins.
     """
 
     edges: tuple[float, ...] = ()
     unit: str | None = None
     alpha: float = 0.0
+    written_edges: tuple[float, ...] | None = None
 
     soft_loss = staticmethod(of_labels)
 
@@ -239,7 +242,7 @@ class SurvivalHead(Head):
     @property
     def curve(self) -> list[str]:
         """Columns of the survival curve."""
-        return [f"{self.tag}{name}" for name in curve_names(self.edges, self.unit)]
+        return [f"{self.tag}{name}" for name in curve_names(self.written_edges or self.edges, self.unit)]
 
     @property
     def median_column(self) -> str:
@@ -251,7 +254,11 @@ class SurvivalHead(Head):
         return [f"{self.tag}risk", *self.curve, self.median_column]
 
     def row(self, logits: Tensor) -> dict[str, Any]:
-        curve = curves_of(logits[None])[0].tolist()
+        curves = curves_of(logits[None])
+        if self.written_edges is None:
+            curve = curves[0].tolist()
+        else:
+            curve = survival_at(curves.numpy(), list(self.edges), np.array(self.written_edges[1:]))[0].tolist()
         row = {f"{self.tag}risk": -sum(curve), **dict(zip(self.curve, curve))}
         return {**row, **self.derive(row)}
 
@@ -261,7 +268,7 @@ class SurvivalHead(Head):
 
     def derive(self, row: Mapping[str, Any]) -> dict[str, Any]:
         curve = np.array([[row[name] for name in self.curve]])
-        median = float(median_time(curve, self.edges)[0])
+        median = float(median_time(curve, self.written_edges or self.edges)[0])
         return {self.median_column: median if np.isfinite(median) else None}
 
     @property

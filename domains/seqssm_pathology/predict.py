@@ -18,7 +18,7 @@ from seqssm_pathology.answers import Columns
 from seqssm_pathology.case_figures import CaseFigures
 from seqssm_pathology.files import Bag, checked, join, list_bags, read_bag, require_bag_name, say, slide_id
 from seqssm_pathology.fitted import Scaler
-from seqssm_pathology.heads import heads_of, split_logits
+from seqssm_pathology.heads import SurvivalHead, heads_of, split_logits
 from seqssm_pathology.items import Prepared, instance_order, stacked
 from seqssm_pathology.manifest import read_manifest
 from seqssm_pathology.ranges import UNUSUAL, Profile, Ranges
@@ -48,9 +48,6 @@ class CasePredictor(Predictor):
     def __init__(self, model: Any, summary: dict[str, Any], options: dict[str, Any]) -> None:
         super().__init__(model, summary, options)
         self.heads = heads_of(summary)
-        self.columns = [name for head in self.heads for name in head.columns]
-        self.estimates = [name for head in self.heads for name in head.estimates]
-        self.columns += ["patches", "dropped"]
         self.artist = CaseFigures(self.heads, summary, options)
         if options["slides"] is not None:  # reported before the first case is predicted
             from seqssm_pathology import slides
@@ -60,7 +57,31 @@ class CasePredictor(Predictor):
         known = summary["scaler"]
         self.scaler = None if known is None else Scaler.of_summary(known)
         self.ranges = Ranges.of_summary(summary.get("ranges"))
-        self.columns += [] if self.ranges is None else ["notes"]  # checkpoints of version 0.1.0 have no ranges
+
+    @property
+    def columns(self) -> list[str]:  # type: ignore[override]
+        notes = [] if self.ranges is None else ["notes"]  # checkpoints of version 0.1.0 have no ranges
+        return [*(name for head in self.heads for name in head.columns), "patches", "dropped", *notes]
+
+    @property
+    def estimates(self) -> list[str]:  # type: ignore[override]
+        return [name for head in self.heads for name in head.estimates]
+
+    def unify(self, members: Sequence[Predictor]) -> list[str]:
+        """Write survival curves of different bins at the same times: the medians of the ends of the members' bins."""
+        notes = []
+        for place, head in enumerate(self.heads):
+            own = [member.heads[place] for member in members if isinstance(member, CasePredictor)]
+            same = [one for one in own if isinstance(one, SurvivalHead) and one.unit == getattr(head, "unit", None)]
+            edges = {one.edges for one in same}
+            if len(same) < len(members) or len(edges) < 2:
+                continue
+            count = min(map(len, edges))
+            times = tuple(float(np.median([one[k] for one in edges if len(one) == count])) for k in range(count))
+            for member, one in zip(members, same):
+                member.heads[place] = replace(one, written_edges=times)  # type: ignore[attr-defined]
+            notes.append(f"{head.name}: the models have different time bins; their curves are averaged at common times")
+        return notes
 
     # -- records -----------------------------------------------------------------------------------------------------
 

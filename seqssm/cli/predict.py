@@ -200,6 +200,7 @@ def build_job(options: Parsed, domain: Domain | None) -> Job:
         require_no_input(Path(name), read, option.flag)
         if not (options.overwrite or options.resume):
             raise InputError(f"already exists; choose another {option.flag} or pass --overwrite", file=name)
+    ensemble.warn_of_missing(options.model)
     return Job(
         checkpoint=ensemble.find(options.model),
         inputs=[Path(name) for name in options.inputs],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from seqssm.errors import InputError
+from seqssm.errors import InputError, Status
 from seqssm.prediction.predictor import Predictor, Record
 
 if TYPE_CHECKING:
@@ -39,23 +40,33 @@ class EnsemblePredictor(Predictor):
         first = members[0]
         super().__init__(nn.ModuleList([member.model for member in members]), first.summary, first.options)
         self.members, self.names, self.unit = list(members), list(names), first.unit
-        self.days = first.days
+        self.days, self.keys = first.days, first.keys
         if not first.estimates:
             raise InputError(
                 f"{type(first).__name__} does not support ensembles (no `estimates`); predict with one of the members"
             )
         if first.single() is not None:
             raise InputError(f"{first.single()}: not available for an ensemble; predict with one of its members")
+        converted = first.unify(self.members)
         self._require_equal_columns()
+        for what, value in first.in_common().items():
+            for member, name in zip(self.members, self.names):
+                if member.in_common().get(what) != value:
+                    here = f"{names[0]}: {value}; {name}: {member.in_common().get(what)}"
+                    raise InputError(f"the members of the ensemble have different {what}s ({here})")
+        for line in converted:
+            print(line, file=sys.stderr)
 
     def _require_equal_columns(self) -> None:
         first = self.members[0]
         for member, name in zip(self.members, self.names):
-            if member.columns != first.columns:
-                other = [column for column in first.columns if column not in member.columns] or member.columns
-                raise InputError(
-                    f"the members of the ensemble have different outputs ({self.names[0]} and {name}: {other[0]})"
-                )
+            if member.columns == first.columns:
+                continue
+            both = f"{self.names[0]} and {name}"
+            if sorted(member.columns) == sorted(first.columns):
+                raise InputError(f"the members of the ensemble have their outputs in different orders ({both})")
+            other = [column for column in first.columns if column not in member.columns] or member.columns
+            raise InputError(f"the members of the ensemble have different outputs ({both}: {other[0]})")
 
     @property
     def estimates(self) -> list[str]:  # type: ignore[override]
@@ -114,24 +125,43 @@ class EnsemblePredictor(Predictor):
 
     def _average(self, found: list[Any]) -> list[dict[str, Any]] | pd.DataFrame:
         """Average the rows of one record."""
-        if len({len(rows) for rows in found}) > 1:
-            raise RuntimeError(f"the members returned {[len(rows) for rows in found]} rows for one record")
-        first = self.members[0]
         if isinstance(found[0], pd.DataFrame):
-            table = found[0].copy()
-            for name in [name for name in self.estimates if name in table]:
-                mean, table[f"{name}{SPREAD}"] = _mean_and_std([rows[name].to_numpy(float) for rows in found])
-                table[name] = first.settle(name, mean)
-            derived = [first.derive(row, self.members) for row in table.to_dict("records")]
-            return table.assign(**pd.DataFrame(derived, index=table.index)) if any(derived) else table
-        averaged = []
+            return self._average_frames(found)
+        first, averaged = self.members[0], []
+        if len({len(rows) for rows in found}) > 1:
+            raise InputError(
+                f"the members have different numbers of rows ({', '.join(str(len(rows)) for rows in found)})"
+            )
         for rows in zip(*found):
             row = dict(rows[0])
+            for key in self.keys:
+                if len({own.get(key) for own in rows}) > 1:
+                    raise InputError(f"the members have rows of different {key}")
             for name in [name for name in self.estimates if row.get(name) is not None]:
                 mean, std = _mean_and_std([np.float64(own[name]) for own in rows])
                 row[name], row[f"{name}{SPREAD}"] = float(first.settle(name, mean)), float(std)
             averaged.append({**row, **first.derive(row, self.members)})
         return averaged
+
+    def _average_frames(self, found: list[pd.DataFrame]) -> pd.DataFrame:
+        """Average tables whose rows are those with the same `keys`, in any order."""
+        first = self.members[0]
+        table, places = _aligned(found, [name for name in self.keys if name in found[0]])
+        for name in [name for name in self.estimates if name in table]:
+            values = [_taken(rows[name].to_numpy(float), place, np.nan) for rows, place in zip(found, places)]
+            mean, table[f"{name}{SPREAD}"] = _mean_and_std(values)
+            table[name] = first.settle(name, mean)
+        reasons = [self._reason(own) for own in zip(*map(_reasons, found, places))]
+        if any(reasons):
+            table["status"] = [Status.FAILED if reason else Status.OK for reason in reasons]
+            table["reason"] = reasons
+        derived = [first.derive(row, self.members) for row in table.to_dict("records")]
+        return table.assign(**pd.DataFrame(derived, index=table.index)) if any(derived) else table
+
+    def _reason(self, own: tuple[str, ...]) -> str:
+        """Return the reason of a row from those of the members: the first one, with the member if they differ."""
+        bad = [f"{name}: {reason}" for name, reason in zip(self.names, own) if reason]
+        return "" if not bad else own[0] if len(set(own)) == 1 else bad[0]
 
     def failed(self, record: Record) -> list[dict[str, Any]]:
         own = record.item[0] if isinstance(record.item, list) else record
@@ -148,6 +178,42 @@ class EnsemblePredictor(Predictor):
         own = [one.item for one in record.item]
         merged = replace(record.item[0], item=self.members[0].merge(own))
         return self.members[0].figures(merged, rows, folder)
+
+
+def _aligned(found: Sequence[pd.DataFrame], keys: list[str]) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Match the rows of several tables.
+
+    Args:
+        found: the tables.
+        keys: columns by whose values rows are matched; rows with equal values are matched in order.
+
+    Returns:
+        (All rows: those of the first table, then those that only another one has; the position of each of them in every
+        table, -1 where a table lacks it.)
+    """
+    indices = []
+    for rows in found:
+        number = rows.groupby(keys, sort=False, dropna=False).cumcount() if keys else range(len(rows))
+        indices.append(pd.MultiIndex.from_arrays([*(rows[key] for key in keys), number]))
+    table, index = found[0].copy(), indices[0]
+    for rows, own in zip(found[1:], indices[1:]):
+        more = ~own.isin(index)
+        if more.any():
+            table, index = pd.concat([table, rows[more]], ignore_index=True), index.append(own[more])
+    return table, [own.get_indexer(index) for own in indices]
+
+
+def _taken(values: np.ndarray, place: np.ndarray, absent: Any) -> np.ndarray:
+    """Return the values at positions, `absent` at those below 0."""
+    found = values[place]
+    found[place < 0] = absent
+    return found
+
+
+def _reasons(rows: pd.DataFrame, place: np.ndarray) -> np.ndarray:
+    """Return the reasons of a member's rows at positions; ``""`` for rows that are ok."""
+    own = rows["reason"].to_numpy(object) if "reason" in rows else np.full(len(rows), "", dtype=object)
+    return _taken(own, place, "the model has no such row")
 
 
 def _mean_and_std(values: list[Any]) -> tuple[Any, Any]:

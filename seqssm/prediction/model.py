@@ -66,6 +66,7 @@ class Model:
             raise InputError(f"path: expected a checkpoint or the folder of a run, not {type(path).__name__}")
         if precision not in PRECISIONS:
             raise InputError(f"precision {precision}: expected one of {', '.join(PRECISIONS)}")
+        ensemble.warn_of_missing(path)
         self.path, self.folder = ensemble.find(path), Path.cwd()
         found = ensemble.read_ensemble(self.path)
         members = found.within(budget, self.path)

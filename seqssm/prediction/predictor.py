@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,10 @@ class Predictor(ABC):
     estimates: list[str] = []  # noqa: RUF012
     """The `columns` that are numbers computed by the network: an ensemble averages them. Domains that set none have no
     ensembles."""
+
+    keys: Sequence[str] = ()
+    """The `columns` that say what a row of a record is about: a series and a date, a window, an allele. The members of
+    an ensemble may have other rows, or the same in another order."""
 
     days: Sequence[str] = ()
     """The `columns` with timestamps that are days (weeks, months, ...): a .csv shows them as dates, ``2024-01-31``, if
@@ -145,6 +149,23 @@ class Predictor(ABC):
     def single(self) -> str | None:
         """Return a given option that is not available for ensembles, because `predict` writes files; None for none."""
         return None
+
+    def in_common(self) -> Mapping[str, Any]:
+        """Return what the members of an ensemble must have in common in addition to their columns, by name."""
+        return {}
+
+    def unify(self, members: Sequence[Predictor]) -> list[str]:
+        """Give the members of an ensemble the same columns where their outputs can be converted; by default nothing.
+
+        Called on the first of them.
+
+        Args:
+            members: all of them.
+
+        Returns:
+            What was converted, as lines for the user.
+        """
+        return []
 
     def derive(self, row: dict[str, Any], members: Sequence[Predictor]) -> dict[str, Any]:
         """Return the columns that follow from the estimates (a class, a decision); by default none.

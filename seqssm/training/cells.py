@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqssm.training.run_folder import RunFolder
+from seqssm.training.run_folder import FOLDS, RunFolder
 
 PLACE = re.compile(r"(?:(?P<kind>fold|window)-(?P<fold>\d+)_)?seed-(?P<seed>\d+)")
 
@@ -41,3 +42,21 @@ def tested_before(folder: RunFolder, cells: Sequence[Cell]) -> list[Cell]:
         if cell not in cells:
             found.append(cell)
     return sorted(found, key=lambda one: (one.model, one.seed, one.fold or 0))
+
+
+def tabled(study: Path) -> list[Path]:
+    """Return the folders of the runs in the table of a study; none without a table.
+
+    Args:
+        study: folder of the study.
+    """
+    path, found = study / FOLDS, []
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            model, seed, fold = (row.get(name) or "" for name in ("model", "seed", "fold"))
+            kinds = [f"{kind}-{fold}_" for kind in ("fold", "window")] if fold else [""]
+            places = [study / model / f"{kind}seed-{seed}" for kind in kinds]
+            found.append(next((one for one in places if one.exists()), places[0]))
+    return found

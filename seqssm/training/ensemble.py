@@ -13,6 +13,7 @@ a fraction of those of the ``teacher``, whose path is kept as information.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,12 @@ from seqssm.errors import InputError, other_domain
 from seqssm.files.datasets import cache_folder
 from seqssm.files.disk import atomic, require_writable
 from seqssm.training import checkpoint
-from seqssm.training.run_folder import BEST, ENSEMBLE, PLAN, RunFolder
+from seqssm.training.cells import PLACE, tabled
+from seqssm.training.run_folder import BEST, CONFIG, ENSEMBLE, PLAN, RunFolder
 from seqssm.version import __version__
 
 MEAN, SUM = "mean", "sum"
+MOST = 5  # runs named in a warning
 
 
 @dataclass
@@ -166,6 +169,32 @@ def members_of(study: Path) -> list[Path]:
         return []
     runs = sorted(path.parent for path in study.glob(f"**/*seed-*/{BEST}"))
     return [run for run in runs if "test" in RunFolder(run).read_json()]
+
+
+def warn_of_missing(path: str | Path) -> None:
+    """Print a warning if some runs of a study are not finished, or are gone, and therefore not in its ensemble.
+
+    Args:
+        path: a checkpoint, the folder of a run, of a study, or of one of its models.
+    """
+    folder = Path(path)
+    found = members_of(folder) if folder.is_dir() else []
+    if not found:
+        return
+    study = folder if (folder / PLAN).is_file() else folder.parent
+    begun = [one for one in folder.glob("**/*seed-*") if PLACE.fullmatch(one.name) and (one / CONFIG).is_file()]
+    lacking = [one for one in begun if one not in found]
+    models = {one.parent for one in found}  # others may be statistics, which no ensemble has
+    lacking += [one for one in tabled(study) if one.parent in models and not one.exists()]
+    if lacking:
+        some = ", ".join(one.relative_to(folder).as_posix() for one in sorted(lacking)[:MOST])
+        more = ", ..." if len(lacking) > MOST else ""
+        total = len(found) + len(lacking)
+        print(
+            f"warning: {len(lacking)} of {total} runs of {folder} are unfinished or missing, and not in the ensemble: "
+            f"{some}{more}",
+            file=sys.stderr,
+        )
 
 
 def find(path: str | Path) -> Path:

@@ -182,3 +182,15 @@ def test_what_needs_a_single_model_refuses_a_study_and_writes_nothing(made_studi
 def test_a_study_is_continued_by_kfold(made_studies, capsys):
     assert main(["ecg", "fit", "--resume", str(made_studies / "ecg")]) == 2
     assert "is a kfold study: continue it with seqssm ecg kfold" in capsys.readouterr().err
+
+
+def test_runs_that_are_not_in_the_ensemble_are_named(study, numbers, capsys):
+    """A study with a deleted or an unfinished run predicted with the others, without a word."""
+    shutil.rmtree(study / "net" / "seed-2")
+    (study / "wide" / "seed-1" / "best.ckpt").unlink()
+    words = ["predict", str(study), str(numbers), "--output", "out.csv", "--accelerator", "cpu"]
+    assert main(words) == 0
+    warned = "warning: 2 of 6 runs of study are unfinished or missing, and not in the ensemble: net/seed-2, wide/seed-1"
+    assert capsys.readouterr().err.count(warned) == 1
+    seqssm.load(study / "net")
+    assert "warning: 1 of 3 runs" in capsys.readouterr().err
