@@ -353,3 +353,21 @@ def _static(series: Series, path: Path, request: Request) -> Tensor | None:
     if series.columns != list(request.summary["columns"]):
         raise InputError("contains unseen series, whose properties are required: --static FILE", file=path)
     return kept["features"]
+
+
+def merged(items: Sequence[History]) -> History:
+    """Average what several models forecast in the last window; a series needs the forecasts of all of them.
+
+    Args:
+        items: the history as each model has read and forecast it, ``drawn``, the series in any order.
+    """
+    first, reasons = items[0], {}
+    for item in reversed(items):
+        reasons |= dict.fromkeys(
+            (name for name in first.names if name not in item.names), "not a series of every model"
+        )
+        reasons |= item.reasons
+    places = [[item.names.index(name) if name in item.names else 0 for name in first.names] for item in items]
+    values = np.mean([item.drawn["values"][:, place] for item, place in zip(items, places)], 0)
+    values[:, [name in reasons for name in first.names]] = np.nan
+    return replace(first, drawn={**first.drawn, "values": values}, reasons=reasons)

@@ -19,7 +19,7 @@ from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
 from seqssm_forecasting import drawing, holidays, interactive, intervals, steps
 from seqssm_forecasting.blend import Blend
-from seqssm_forecasting.history import History, Reporter, Request, prepare, with_own_options
+from seqssm_forecasting.history import History, Reporter, Request, merged, prepare, with_own_options
 from seqssm_forecasting.limits import Limits
 from seqssm_forecasting.reading import Reading, names_of
 from seqssm_forecasting.recursion import joined, starts
@@ -403,19 +403,11 @@ class ForecastPredictor(Predictor):
         return {"horizon": self.horizon}
 
     def merge(self, items: list[Any]) -> Any:
-        """Average the forecasts and intervals of the last window; a series needs the forecasts of all members."""
-        first, reasons = items[0], {}
-        for item in reversed(items):
-            reasons |= item.reasons
-        unknown = {
-            name: "not a series of every model" for item in items for name in first.names if name not in item.names
-        }
-        places = [[item.names.index(name) if name in item.names else 0 for name in first.names] for item in items]
-        means = np.mean([item.drawn["values"][:, place] for item, place in zip(items, places)], 0)
-        sides = self.spread.sides()
-        values = np.stack([self.output_limits.rounded(own, side) for own, side in zip(means, sides)])
-        values[:, [name in unknown for name in first.names]] = np.nan
-        return replace(first, drawn={**first.drawn, "values": values}, reasons={**unknown, **reasons})
+        """Average the forecasts and intervals of the last window."""
+        own = merged(items)
+        parts = zip(own.drawn["values"], self.spread.sides())
+        values = np.stack([self.output_limits.rounded(part, side) for part, side in parts])
+        return replace(own, drawn={**own.drawn, "values": values})
 
     # -- figures -------------------------------------------------------------------------------------------------------
 
