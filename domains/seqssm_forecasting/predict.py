@@ -369,19 +369,25 @@ class ForecastPredictor(Predictor):
             return self.failed(record)
         return self.layout.table(own, values)
 
+    @property
+    def network(self) -> Any:
+        """The network; of a blend, the trained one."""
+        return self.model.network if isinstance(self.model, Blend) else self.model
+
+    def no_embedding(self) -> str | None:
+        if not hasattr(self.network, "head"):
+            return f"the network {type(self.network).__name__} has no head, and therefore no embeddings"
+        if self.backtest is not None:
+            return "backtest: embeddings are those of the last window; pass the rows up to each cutoff"
+        return None
+
     def embed(self, records: list[Record]) -> list[Any]:
         """Return the features in front of the head, averaged over the series of the last window, (D,) per record.
 
         Those of a blend are its network's.
-
-        Raises:
-            InputError: the network has no head.
         """
-        network = self.model.network if isinstance(self.model, Blend) else self.model
-        if not hasattr(network, "head"):
-            raise InputError(f"the network {type(network).__name__} has no head, and therefore no embeddings")
         captured: list[Tensor] = []
-        handle = network.head.register_forward_pre_hook(
+        handle = self.network.head.register_forward_pre_hook(
             lambda _, given: captured.append(given[0].detach().float().mean(1).cpu())
         )
         rows = []
@@ -389,7 +395,7 @@ class ForecastPredictor(Predictor):
             for record in records:
                 captured.clear()
                 self.predict([record])
-                rows.append(captured[-1][-1])
+                rows.append(captured[0][0])  # later ones are of recursive steps, after the window
         finally:
             handle.remove()
         return rows

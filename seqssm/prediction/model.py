@@ -210,6 +210,8 @@ class Model:
         """
         self.require_single("embeddings")
         predictor = self.predictor(options)
+        if why := predictor.no_embedding():
+            raise InputError(why)
         wrapped = _Embedding(predictor)
         return self._table(wrapped, self._records(predictor, inputs), batch_size, num_workers, None)
 

@@ -123,6 +123,10 @@ class Predictor(ABC):
         """
         raise InputError(f"a {type(data).__name__} cannot be predicted: this domain expects files")
 
+    def no_embedding(self) -> str | None:
+        """Return why there are no features: the network has none, or an option does not apply; None if there are."""
+        return None
+
     def embed(self, records: list[Record]) -> list[Any]:
         """Compute the features in front of the head, one vector (D,) per record; called like `predict`.
 

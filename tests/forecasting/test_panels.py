@@ -140,3 +140,7 @@ def test_frames_are_predicted_as_files_are(run):
     embedded = model.embed(path)
     assert len(embedded) == 1
     assert embedded["e0"].notna().all()
+    longer = model.embed(path, horizon=2 * model.summary["horizon"])
+    pd.testing.assert_frame_equal(longer, embedded, obj="features of the window, not of a recursive step")
+    with pytest.raises(seqssm.InputError, match="backtest: embeddings are those of the last window"):
+        model.embed(path, backtest=5)
