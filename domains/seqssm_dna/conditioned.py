@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from seqssm.bounds import Bounds
 from seqssm.errors import InputError
+from seqssm.training.output_names import Outputs, interval_names
 from seqssm_dna.model import GenomeLM
 from seqssm_dna.rivals import GruLM
 from seqssm_dna.task import GenomeTask, LanguageTask, is_base, next_token_nll, sums
@@ -53,6 +54,7 @@ class ConditionedGeneration(LanguageTask):
     linked_args: ClassVar[tuple[str, ...]] = ("context", "target")
     target_args: ClassVar[tuple[str, ...]] = ("target",)
     inferred_args: ClassVar[tuple[str, ...]] = ("properties", "classes", "edges", "context")
+    self_supervised: ClassVar[bool] = False
     objective: ClassVar[str] = "generation"
     limits: ClassVar[Mapping[str, Bounds]] = {**GenomeTask.limits, "bins": Bounds(2, 1000)}
     beside: ClassVar[tuple[str, ...]] = ("markov",)
@@ -84,6 +86,13 @@ class ConditionedGeneration(LanguageTask):
             h["edges"] = [quantile_edges(truth[:, column], h["bins"]) for column in range(truth.shape[1])]
         if h["context"] is None and data.longest:
             h["context"] = data.longest
+
+    @classmethod
+    def named_outputs(cls, hparams: Mapping[str, Any], summary: Mapping[str, Any]) -> Outputs:
+        if hparams.get("target") != "value":
+            return Outputs("classes", tuple(hparams.get("classes") or ()))
+        both = zip(hparams.get("properties") or (), hparams.get("edges") or ())
+        return Outputs("properties", tuple(f"{name} {own}" for name, edges in both for own in interval_names(edges)))
 
     @property
     def window(self) -> int | None:

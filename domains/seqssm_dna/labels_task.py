@@ -19,6 +19,7 @@ from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
 from seqssm.training.class_task import ClassTask
+from seqssm.training.output_names import Outputs
 from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_dna import metrics
 from seqssm_dna.classifier import GenomeClassifier
@@ -110,6 +111,11 @@ class SequenceLabels(ClassTask, GenomeTask):
         if h["class_weights"] == "balanced" and h["target"] == "class":
             counts = np.bincount(data.truth("train"), minlength=len(h["classes"])).clip(1)
             self.weights = torch.from_numpy(counts.sum() / (len(counts) * counts)).float()
+
+    @classmethod
+    def named_outputs(cls, hparams: Mapping[str, Any], summary: Mapping[str, Any]) -> Outputs:
+        kinds = {"labels": "labels", "value": "values"}
+        return Outputs(kinds.get(hparams.get("target") or "", "classes"), tuple(hparams.get("classes") or ()))
 
     @property
     def window(self) -> int | None:

@@ -207,6 +207,7 @@ class LanguageTask(GenomeTask):
 
     metrics = metrics.LANGUAGE
     monitor: ClassVar[str] = "val_bits_per_base"
+    self_supervised: ClassVar[bool] = True
 
     def collected(self, stage: str) -> BaseScores:
         found = gathered(self.seen[stage], self.trainer.world_size)

@@ -72,6 +72,7 @@ class EcgPretraining(Task):
     networks: ClassVar[Mapping[str, type[nn.Module]]] = {"mamba": EcgMamba, "cnn": ResidualCnn}
     derived: ClassVar[tuple[str, ...]] = ("leads", "window")
     head: ClassVar[tuple[str, ...]] = ("decoder",)
+    self_supervised: ClassVar[bool] = True
     distils: ClassVar[bool] = False
     metrics = METRICS
     linked_args: ClassVar[tuple[str, ...]] = ("lead_set", "window_s", "sampling_rate_hz")

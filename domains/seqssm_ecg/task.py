@@ -21,6 +21,7 @@ from seqssm.metrics.columns import ID, write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
 from seqssm.training.class_task import ClassTask
+from seqssm.training.output_names import Outputs
 from seqssm.training.soft_losses import of_classes, of_labels
 from seqssm_ecg import DOMAIN, limits, metrics, thresholds
 from seqssm_ecg.baselines import TITLES
@@ -115,6 +116,11 @@ class EcgTask(ClassTask):
     def has_classes(self) -> bool:
         """Whether each record has exactly one class."""
         return self.hparams["loss"] == "cross_entropy"
+
+    @classmethod
+    def named_outputs(cls, hparams: Mapping[str, Any], summary: Mapping[str, Any]) -> Outputs:
+        kind = "exclusive classes" if hparams.get("loss") == "cross_entropy" else "classes"
+        return Outputs(kind, tuple(hparams.get("classes") or ()))
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -15,6 +15,7 @@ from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.report import Report
 from seqssm.training.networks import parameters
+from seqssm.training.output_names import Outputs
 from seqssm.training.soft_losses import of_values
 from seqssm.training.task import Task
 from seqssm_forecasting import STEPS, baselines, intervals, report
@@ -83,6 +84,11 @@ class ForecastingTask(Task):
         h = self.hparams
         future = bool(h["future_columns"] or h["holidays"])
         return {"quantiles": len(self.probabilities), "future": future, "static": h["static"] or 0}
+
+    @classmethod
+    def named_outputs(cls, hparams: Mapping[str, Any], summary: Mapping[str, Any]) -> Outputs:
+        found = require_probabilities(hparams.get("quantiles"))
+        return Outputs("quantiles", tuple(map(str, found))) if found else Outputs("forecasts", ("the mean",))
 
     def build_model(self) -> nn.Module:
         """Build the network, and its combination with the other members of a blend."""

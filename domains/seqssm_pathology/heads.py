@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqssm.metrics.columns import OutputColumns
+from seqssm.training.output_names import Outputs, interval_names
 from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_pathology.survival import median_time, survival_at
 
@@ -415,6 +416,33 @@ def heads_of(summary: Mapping[str, Any]) -> list[Head]:
     if summary["target"] == "classification":
         return [ClassHead("label", classes=tuple(summary["classes"]))]
     return [SurvivalHead(summary["time_column"], edges=tuple(summary["edges"]))]
+
+
+NAMED: dict[type[Head], tuple[str, str]] = {
+    ClassHead: ("classes", "{target}={output}"),
+    SurvivalHead: ("time bins", "{target} {output}"),
+    NumberHead: ("values", "{output}"),
+    LabelsHead: ("labels", "{output} present"),
+}
+"""What the logits of a head are, and the name of one beside those of other heads."""
+
+
+def named_logits(summary: Mapping[str, Any]) -> Outputs:
+    """Return what the logits of a model mean; time bins are named by their inner edges.
+
+    Args:
+        summary: summary of the data in its checkpoint.
+    """
+    heads, names, units = heads_of(summary), list[str](), list[str]()
+    for head in heads:
+        if isinstance(head, SurvivalHead):
+            own = interval_names(head.edges[1:-1])
+            units.append(head.unit or "")
+        else:
+            own = head.outputs
+        names += [NAMED[type(head)][1].format(target=head.name, output=one) for one in own] if head.tag else own
+    kind = "targets" if heads[0].tag else NAMED[type(heads[0])][0]
+    return Outputs(kind, tuple(names), "/".join(units) if all(units) else "")
 
 
 def _rebuilt(values: dict[str, Any]) -> Head:

@@ -17,13 +17,14 @@ from seqssm.metrics.bootstrap import LEVEL, Part, bootstrap, ends
 from seqssm.metrics.columns import ID, PATIENT, write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
+from seqssm.training.output_names import Outputs
 from seqssm.training.task import Task
 from seqssm_pathology import fitting, outcomes
 from seqssm_pathology.answers import Target
 from seqssm_pathology.base import Output
 from seqssm_pathology.catalogue import LIMITS
 from seqssm_pathology.files import say
-from seqssm_pathology.heads import Head, SurvivalHead, split_logits
+from seqssm_pathology.heads import Head, SurvivalHead, named_logits, split_logits
 from seqssm_pathology.items import INPUTS
 from seqssm_pathology.manifest import Case
 from seqssm_pathology.metrics import METRICS
@@ -87,6 +88,10 @@ class PathologyTask(Task):
             heads = fitting.weighted(heads, data.train_set.cases)
         alpha = self.hparams["alpha"]
         self.heads = [replace(head, alpha=alpha) if isinstance(head, SurvivalHead) else head for head in heads]
+
+    @classmethod
+    def named_outputs(cls, hparams: Mapping[str, Any], summary: Mapping[str, Any]) -> Outputs:
+        return named_logits(summary) if summary else Outputs()
 
     def build_model(self) -> nn.Module:
         if self.hparams["d_in"] is None or self.hparams["num_classes"] is None:

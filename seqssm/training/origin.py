@@ -193,6 +193,19 @@ def same(value: Any, kept: Any, base: Path) -> bool:
         return os.path.abspath(value) == os.path.abspath(base / kept)
 
 
+def other_options(theirs: Mapping[str, Any], data: Any, base: Path) -> list[str]:
+    """Return the names of the options of another run's data module that a data module has with another effect.
+
+    Args:
+        theirs: options of the other run.
+        data: the data module.
+        base: the folder that the paths of the other run are relative to.
+    """
+    ours = data.hparams
+    differing = [name for name in theirs if name in ours and theirs[name] != ours[name] and name not in data.neutral]
+    return [name for name in differing if name not in data.paths or not same(ours[name], theirs[name], base)]
+
+
 def flags_of_files(contents: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the flags of a data module that name files.
 

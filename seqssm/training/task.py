@@ -29,6 +29,8 @@ from seqssm.training.adapters import add_adapters, merged, train_only
 from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers, restore_paths
 from seqssm.training.data import derive_seed
 from seqssm.training.lists import require_no_blanks
+from seqssm.training.optimiser import adamw, rate_factor
+from seqssm.training.output_names import Outputs
 from seqssm.training.sizes import (
     MOST_THREADS,
     TRAINING_COPIES,
@@ -41,8 +43,6 @@ from seqssm.training.sizes import (
 from seqssm.training.soft_losses import of_classes
 from seqssm.training.teacher import Teacher, join_stages, prepare
 from seqssm.training.warm_start import warm_start
-
-NO_DECAY = ("A_log", "D", "dt_bias")
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class Task(LightningModule):
     """Arguments that define what is predicted (a horizon, ...): `compare` takes no differences where they differ."""
     unit_values: ClassVar[tuple[str, ...]] = ()
     """Values of the checkpoint's data summary that set the units of its scores (a scale, ...): likewise."""
+    self_supervised: ClassVar[bool] = False
+    """Whether the inputs alone are learned, and no labels: another task's test records may be among them."""
     distils: ClassVar[bool] = True
     """Whether the task can learn from a teacher; its outputs in training are then those of the network."""
     assumed: ClassVar[Mapping[str, Any]] = {}
@@ -188,6 +190,19 @@ class Task(LightningModule):
             Weights by the names of `self.model`; those that do not fit are not used.
         """
         return merged(weights)
+
+    @classmethod
+    def named_outputs(cls, hparams: Mapping[str, Any], summary: Mapping[str, Any]) -> Outputs:
+        """Return what the outputs of a model mean, compared with those of a teacher and of `init_from`.
+
+        Args:
+            hparams: arguments of the model.
+            summary: summary of its data (`seqssm.training.data.DataModule.summary`); empty if it is unknown.
+
+        Returns:
+            By default the argument ``classes``, if there is one.
+        """
+        return Outputs("classes", tuple(map(str, hparams.get("classes") or ())))
 
     @abstractmethod
     def step(self, batch: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -310,31 +325,13 @@ class Task(LightningModule):
     # -- optimiser ---------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        decay, rest = list[nn.Parameter](), list[nn.Parameter]()
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in NO_DECAY
-                (rest if plain else decay).append(parameter)
-        decayed = {"params": decay, "weight_decay": self.hparams["weight_decay"]}
-        groups = [group for group in (decayed, {"params": rest, "weight_decay": 0.0}) if group["params"]]
-        # the default loop costs a fifth of a small model's step on a CPU; in mixed precision, no fused one is clipped
-        on_cpu = all(parameter.device.type == "cpu" for parameter in decay + rest)
         mixed = self._trainer is not None and "mixed" in str(self._trainer.precision)
-        fused = True if on_cpu and not mixed else None
-        return torch.optim.AdamW(groups, lr=self.hparams["learning_rate"], fused=fused)
+        return adamw(self, self.hparams["learning_rate"], self.hparams["weight_decay"], fused=not mixed)
 
     def rate(self, epoch: int, step: int, total: int) -> float:
         """Return the learning rate of optimiser step `step` (from 0) in epoch `epoch` (from 0) of `total` steps."""
-        schedule, warmup = self.hparams["schedule"], self.hparams["warmup_steps"]
-        factor = 1.0
-        if schedule == "halving":
-            factor = 0.5 ** max(0, epoch - 1)
-        elif schedule == "cosine":
-            progress = max(0, step - warmup) / max(1, total - warmup)
-            factor = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        if step < warmup:
-            factor *= (step + 1) / warmup
-        return self.hparams["learning_rate"] * factor
+        h = self.hparams
+        return h["learning_rate"] * rate_factor(h["schedule"], h["warmup_steps"], epoch, step, total)
 
     def total_steps(self) -> int:
         """Return the number of optimiser steps of the whole run, from the trainer's limits."""

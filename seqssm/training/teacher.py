@@ -19,7 +19,8 @@ from seqssm.files.notes import note
 from seqssm.nn.projections import binary_share
 from seqssm.nn.stages import attach
 from seqssm.training.checkpoint import build_task, class_name, find_checkpoint, read_checkpoint
-from seqssm.training.origin import folder_of, same
+from seqssm.training.leakage import report_seen
+from seqssm.training.origin import folder_of, other_options
 from seqssm.training.run_folder import RunFolder
 
 
@@ -91,7 +92,7 @@ def load(task: Any, path: str | Path) -> nn.Module:
         path: checkpoint of the teacher, or its run folder.
 
     Raises:
-        InputError: the teacher was trained for another task, or for other classes.
+        InputError: the teacher was trained for another task, for other outputs, or with other inputs.
     """
     if not task.distils:
         raise InputError(f"--model.teacher: {type(task).__name__} cannot learn from a teacher")
@@ -102,14 +103,37 @@ def load(task: Any, path: str | Path) -> nn.Module:
     if entry["task"] != class_name(type(task)):
         raise InputError(f"--model.teacher: is from {entry['task']}, not {class_name(type(task))}", file=path)
     teacher = build_task(content, path)
-    for name in (*task.target_args, *task.inferred_args):
-        theirs, ours = teacher.hparams.get(name), task.hparams.get(name)
-        if isinstance(theirs, str | list | tuple) and ours is not None and list(theirs) != list(ours):
-            raise InputError(f"--model.teacher: its {name} are {str(theirs)[:60]}, the model's {str(ours)[:60]}")
     data = None if task._trainer is None else task._trainer.datamodule
+    _require_outputs(task, data, teacher, entry)
     if data is not None and entry["data_class"] == class_name(type(data)):
         _require_inputs(entry["data_hparams"], data, folder_of(RunFolder(find_checkpoint(path).parent)))
+    report_seen(task, "--model.teacher", path, entry)
     return teacher.model
+
+
+def _require_outputs(task: Any, data: Any, teacher: Any, entry: Mapping[str, Any]) -> None:
+    """Check that the outputs of a teacher mean what those of the task mean.
+
+    Args:
+        task: the task that learns.
+        data: its data module, or None.
+        teacher: the task of the teacher.
+        entry: the ``"seqssm"`` entry of the teacher's checkpoint.
+
+    Raises:
+        InputError: other classes, labels, time bins, quantiles, ..., or another order of them.
+    """
+    theirs = task.named_outputs(teacher.hparams, entry["data"])
+    ours = task.named_outputs(task.hparams, {} if data is None else data.summary())
+    if theirs.renamed(ours) or (theirs.names and ours.names and theirs.kind != ours.kind):
+        kind = "" if ours.kind == theirs.kind else f" {ours.kind}"
+        raise InputError(
+            f"--model.teacher: its {theirs.kind} are {theirs.listed(ours)}; the model's{kind} are {ours.listed(theirs)}"
+        )
+    for name in task.target_args:
+        one, other = teacher.hparams.get(name), task.hparams.get(name)
+        if one is not None and other is not None and one != other:
+            raise InputError(f"--model.teacher: its {name} is {one}, the model's {other}")
 
 
 def _require_inputs(theirs: Mapping[str, Any], data: Any, base: Path) -> None:
@@ -123,9 +147,7 @@ def _require_inputs(theirs: Mapping[str, Any], data: Any, base: Path) -> None:
     Raises:
         InputError: an option differs that the data module calls `fixed`. Other differences are printed.
     """
-    ours = data.hparams
-    differing = [name for name in theirs if name in ours and theirs[name] != ours[name] and name not in data.neutral]
-    differing = [name for name in differing if name not in data.paths or not same(ours[name], theirs[name], base)]
+    ours, differing = data.hparams, other_options(theirs, data, base)
     for name in (name for name in differing if name in data.fixed):
         raise InputError(f"--model.teacher: was trained with --data.{name} {theirs[name]}, not {ours[name]}")
     if differing:

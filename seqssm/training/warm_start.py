@@ -9,8 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from seqssm.errors import InputError
+from seqssm.files.notes import note
 from seqssm.training import networks
 from seqssm.training.checkpoint import read_checkpoint, require_trainable
+from seqssm.training.leakage import report_seen
+from seqssm.training.output_names import Outputs
 
 SHOWN = 8  # maximum number of names in a line
 FEW = 0.5  # fraction of loaded parameters below which a warning is printed
@@ -36,15 +39,21 @@ def warm_start(task: Any, path: str | Path) -> None:
     source = task.adapt_weights(source)
     target = task.model.state_dict()
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
-    there = content["seqssm"]["hparams"]
-    other = differing(task, there)
+    entry = content["seqssm"]
+    other = differing(task, entry["hparams"])
     if not fitting:
         why = f"; options that differ: {', '.join(other)}" if other else ""
         raise InputError(f"contains no weight that fits this model by name and shape{why}", file=path)
     task.model.load_state_dict(fitting, strict=False)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        for line in (*summary(path, source, target, fitting, other), *renamed(task.hparams, there)):
+        for line in summary(path, source, target, fitting, other):
             print(line)
+    if entry["domain"] == task.domain and any(task.trains(name) for name in fitting):
+        data = None if task._trainer is None else task._trainer.datamodule
+        mine = task.named_outputs(task.hparams, {} if data is None else data.summary())
+        for line in renamed(mine, task.named_outputs(entry["hparams"], entry["data"])):
+            note(line)
+    report_seen(task, "--model.init_from", path, entry)
 
 
 def summary(
@@ -96,20 +105,17 @@ def differing(task: Any, there: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def renamed(own: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """Return warnings about labels of other names, whose weights fit by shape: each starts from that of another label.
+def renamed(mine: Outputs, there: Outputs) -> list[str]:
+    """Return the warning about outputs of other names, whose weights fit by shape; empty if there are none.
 
     Args:
-        own: arguments of the task.
-        there: arguments in the checkpoint.
+        mine: outputs of the model.
+        there: those of the checkpoint.
     """
-    lines = []
-    for name in ("classes", "properties"):
-        new, old = (list(one.get(name) or ()) for one in (own, there))
-        if new and len(new) == len(old) and new != old:
-            listed = ", ".join(map(str, old[:SHOWN])) + (", ..." if len(old) > SHOWN else "")
-            lines.append(f"  warning: other {name} (there {listed}); each starts from the weights in its position")
-    return lines
+    if len(mine.names) != len(there.names) or not mine.renamed(there):
+        return []
+    names = f"there {there.listed(mine)}; here {mine.listed(there)}"
+    return [f"  warning: other {mine.kind} ({names}); each starts from the weights in its position"]
 
 
 def _shown(value: Any) -> str:

@@ -65,7 +65,10 @@ def test_a_set_of_students(name, folder, monkeypatch, capsys, tmp_path, one_thre
     output = f"set-{name}.ckpt"
     distill = ["distill", f"runs/{name}", "--students", "2", "--budget", "2.6", "--no-control", "--output", output]
     assert main([*distill, "--trainer.max_epochs", "1"]) == 0, capsys.readouterr().err
-    rows = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr().out
+    assert "too good" not in printed, "the students have the split of the teacher"
+    assert "was not checked" not in printed
+    rows = [re.split(r"\s{2,}", line) for line in printed.splitlines()]
     costs = {row[0]: float(row[2].removesuffix(" %")) for row in rows if len(row) > 3 and row[2].endswith("%")}
     assert list(costs) == ["teacher", "sum of 1", "sum of 2"]
     assert 0 < costs["sum of 1"] < costs["sum of 2"] <= 200

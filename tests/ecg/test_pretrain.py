@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,10 +127,12 @@ def test_a_classifier_starts_from_the_pretrained_backbone(pretrained, made, tmp_
     best = pretrained / "whole" / "best.ckpt"
     argv = ["ecg", "fit", "--config", "ecg_small", "--data.manifest", str(made / "manifest.csv"), *TINY]
     argv += ["--model.init_from", str(best), "--model.freeze", "backbone", "--trainer.max_epochs", "1"]
+    argv += ["--data.folds", "3", "--data.fold", "1"]
     assert main([*argv, "--trainer.limit_train_batches", "1", "--output", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert "unused: 2 (decoder.weight, decoder.bias)" in printed
     assert "new: 4 (thresholds, temperature, head.weight, head.bias)" in printed
+    assert re.search(r"\d+ of \d+ test records were seen, without labels, by the model of --model.init_from", printed)
     old, new = (torch.load(p, weights_only=True)["state_dict"] for p in (best, tmp_path / "run" / "best.ckpt"))
     names = [name for name in old if "backbone.blocks" in name]
     assert names

@@ -295,3 +295,25 @@ def test_a_number_that_is_a_feature_is_refused(fit, tmp_path, capsys):
     words = ["--data.manifest", str(tmp_path / "m.csv"), "--data.features", str(tmp_path / "v.csv")]
     assert fit(tmp_path / "run", *words, "--data.target", "regression", "--data.label_column", "age") == 2
     assert "column age duplicates the answer" in capsys.readouterr().err
+
+
+def test_a_teacher_of_other_classes_is_refused(run, fit, cohort, tmp_path, capsys):
+    """Classes renamed so that their order reverses: the AUROC of the student was .25."""
+    frame = pd.read_csv(cohort[0] / "manifest.csv")
+    frame["label"] = frame["label"].map({"normal": "z_normal"}).fillna(frame["label"])
+    frame.to_csv(tmp_path / "renamed.csv", index=False)
+    words = ["--data.manifest", str(tmp_path / "renamed.csv"), "--data.features", str(cohort[0])]
+    assert fit(tmp_path / "student", *words, "--model.teacher", str(run)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("seqssm: --model.teacher: its classes are ")
+    assert "z_normal" in error.partition("; the model's are ")[2]
+    assert fit(tmp_path / "student", *words, "--model.init_from", str(run), epochs=1) == 0
+    assert "warning: other classes (there " in capsys.readouterr().out
+
+
+def test_a_student_tested_on_records_of_its_teacher_is_reported(run, fit, cohort, tmp_path, capsys):
+    assert fit(tmp_path / "same", *data_of(cohort), "--model.teacher", str(run), epochs=1) == 0
+    assert "too good" not in capsys.readouterr().out
+    assert fit(tmp_path / "other", *data_of(cohort), "--data.fold", "1", "--model.teacher", str(run), epochs=1) == 0
+    (line,) = [one for one in json.loads((tmp_path / "other/about.json").read_text())["notes"] if "too good" in one]
+    assert line.startswith(f"warning: the model of --model.teacher {run} was ")

@@ -16,6 +16,7 @@ import seqssm
 from seqssm.cli.main import main
 from seqssm.files.disk import atomic
 from seqssm.training import checkpoint
+from seqssm.training.output_names import Outputs
 from seqssm.training.warm_start import renamed, summary
 
 
@@ -166,9 +167,10 @@ def test_warm_start_loads_matching_weights_and_reports_them(run, capsys):
 
 def test_labels_of_other_names_are_reported():
     """Weights of labels fit by shape: those of one label would silently become those of another."""
-    (line,) = renamed({"classes": ["a", "c"], "properties": ["p"]}, {"classes": ["a", "b"], "properties": ["p"]})
-    assert "warning: other classes (there a, b)" in line
-    assert renamed({"classes": ["a"]}, {"classes": ["a", "b"]}) == renamed({"classes": None}, {"classes": ["a"]}) == []
+    (line,) = renamed(Outputs("classes", ("a", "c")), Outputs("classes", ("a", "b")))
+    assert "warning: other classes (there a, b; here a, c)" in line
+    assert renamed(Outputs("classes", ("a",)), Outputs("classes", ("a", "b"))) == []
+    assert renamed(Outputs(), Outputs("classes", ("a",))) == []
 
 
 def test_a_head_that_does_not_fit_stays_new(run, capsys):

@@ -1,0 +1,81 @@
+"""Test records that the model of ``--model.init_from`` or ``--model.teacher`` was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqssm.files.notes import note
+from seqssm.training.checkpoint import class_name, find_checkpoint, resolve_class
+from seqssm.training.external import TRAINED_ON, overlapping, read_split
+from seqssm.training.origin import folder_of, other_options
+from seqssm.training.run_folder import SPLIT, RunFolder
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def report_seen(task: Any, option: str, path: str | Path, entry: Mapping[str, Any]) -> None:
+    """Report the test and validation records of a fit that another model was trained on, in one line.
+
+    The records in the `split.csv` of the other run are compared with those of the fit. Nothing is printed if there are
+    none, as for the same split.
+
+    Args:
+        task: the task that is trained, with its data set up.
+        option: option that names the other model.
+        path: checkpoint of the other model, or its run folder.
+        entry: its ``"seqssm"`` entry.
+    """
+    data = None if task._trainer is None else task.trainer.datamodule
+    if data is None or not task.trainer.is_global_zero or entry["domain"] != task.domain:
+        return
+    run = RunFolder(find_checkpoint(path).parent)
+    rows, tested = read_split(run), data.identities("test")
+    if rows is None or not tested:
+        why = f"no {SPLIT} beside it" if rows is None else "the test records have no ids"
+        same = entry["data_class"] == class_name(type(data))
+        if not same or other_options(entry["data_hparams"], data, folder_of(run)):  # otherwise the split is the same
+            note(f"{option} {path}: overlap with its training records was not checked ({why})")
+        return
+    train, val = data.identities("train"), data.identities("val")
+    found = seen(tested, rows, [*train, *val], data.positional)
+    total = len({row["id"] for row in tested})
+    if resolve_class(entry["task"], entry["domain"], path).self_supervised and not task.self_supervised:
+        if count := sum(map(len, found.values())):
+            note(f"{count} of {total} test records were seen, without labels, by the model of {option} {path}")
+        return
+    validated = seen(val, [row for row in rows if row["split"] == "train"], train, data.positional)["train"]
+    counts = [
+        ("trained", len(found["train"]), f"{total} test"),
+        ("validated", len(found["val"]), f"{total} test"),
+        ("trained", len(validated), f"{len({row['id'] for row in val})} validation"),
+    ]
+    if words := [f"{what} on {count} of {records} records" for what, count, records in counts if count]:
+        of = "test" if any(found.values()) else "validation"
+        note(f"warning: the model of {option} {path} was {' and '.join(words)}; the figures of the {of} are too good")
+
+
+def seen(tested: Rows, run: Rows, own: Rows, positional: Sequence[str]) -> dict[str, list[str]]:
+    """Find records that another run was trained or validated on, unless the fit's own training records equal them.
+
+    Args:
+        tested: identities of the records.
+        run: rows of the other run's `split.csv`.
+        own: identities of the fit's own training records; what its split has in common with them is left out.
+        positional: identities that are numbers of lines, which say nothing about another file.
+
+    Returns:
+        For ``train`` and ``val`` of the other run, the unique ids.
+    """
+    known = {item for row in own for item in row.items()}
+    others = [
+        {
+            name: value
+            for name, value in row.items()
+            if name == "split" or (name not in positional and (name, value) not in known)
+        }
+        for row in run
+        if row["split"] in TRAINED_ON
+    ]
+    return overlapping(tested, others)
