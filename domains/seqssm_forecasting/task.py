@@ -170,7 +170,8 @@ class ForecastingTask(Task):
         return forecast[..., self.probabilities.index(0.5)] if self.probabilities else forecast
 
     def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        forecast = self(batch, None if self.blend is None else self.blend.network)
+        own = self.blend if self.hparams["blend"] else None  # a teacher may be a blend where the model is none
+        forecast = self(batch, None if own is None else own.network)
         return self.loss(forecast, batch), forecast
 
     def loss(self, forecast: Tensor, batch: dict[str, Tensor]) -> Tensor:

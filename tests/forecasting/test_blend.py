@@ -16,6 +16,7 @@ import seqssm
 from seqssm.cli.main import main
 from seqssm.nn.stages import attach
 from seqssm.training import checkpoint
+from seqssm.training.teacher import in_place_of
 
 from .conftest import SMALL
 
@@ -153,3 +154,16 @@ def test_students_of_a_blend_are_summed_in_training_and_in_prediction():
         attach(two, [one], ForecastingTask.head)
         torch.testing.assert_close(two.network(x), wanted)
         torch.testing.assert_close(two(x), wanted)
+
+
+@pytest.mark.parametrize("blend", [False, True])
+def test_a_student_learns_the_forecast_of_a_blend_unless_it_is_the_network_of_one(blend):
+    task = ForecastingTask(lookback=12, horizon=4, network="dlinear", blend=blend)
+    task.configure_model()
+    network = DLinear(12, 4)
+    teacher = Blend(network, 4, DLinear(12, 4))
+    teacher.weights.copy_(torch.tensor([0.5, 0.3, 0.2])[:, None])
+    batch = {"x": torch.randn(3, 2, 12), "y": torch.randn(3, 2, 4)}
+    with in_place_of(task, teacher):
+        _, wanted = task.step(batch)
+    torch.testing.assert_close(wanted, network(batch["x"]) if blend else teacher(batch["x"]))
