@@ -24,6 +24,7 @@ from seqssm_forecasting.limits import Limits
 from seqssm_forecasting.reading import Reading, names_of
 from seqssm_forecasting.recursion import joined, starts
 from seqssm_forecasting.rows import DATES, RECURSIVE, Layout
+from seqssm_forecasting.scaling import of_windows
 from seqssm_forecasting.series import listed
 from seqssm_forecasting.spread import Spread
 from seqssm_forecasting.task import quantile_levels
@@ -330,7 +331,7 @@ class ForecastPredictor(Predictor):
         mean = np.stack([own.mean for own, _ in windows])[..., None]
         std = np.stack([own.std for own, _ in windows])[..., None]
         if np.isnan(mean).any():
-            own_mean, own_std = _of_window(raw, seen)
+            own_mean, own_std = of_windows(raw, seen)
             mean, std = np.where(np.isnan(mean), own_mean, mean), np.where(np.isnan(std), own_std, std)
         x = torch.from_numpy(((raw - mean) / std).astype(np.float32)).to(self.device)
         mask = None if seen is None else torch.from_numpy(seen).to(self.device)
@@ -442,12 +443,3 @@ def measured_coverage(checkpoint: str | Path | None) -> dict[float, float] | Non
         return {round(float(row["level"]), 4): float(row["coverage"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return None
-
-
-def _of_window(raw: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each look-back, (windows, N, 1); the latter is 1 if it is constant."""
-    mask = np.ones_like(raw, dtype=bool) if seen is None else seen
-    count = np.maximum(mask.sum(-1, keepdims=True), 1)
-    mean = np.where(mask, raw, 0).sum(-1, keepdims=True) / count
-    std = np.sqrt((np.where(mask, raw - mean, 0) ** 2).sum(-1, keepdims=True) / count)
-    return mean, np.where(std > 0, std, 1.0)

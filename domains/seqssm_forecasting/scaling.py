@@ -63,3 +63,17 @@ def without_windows(observed: np.ndarray, lookback: int, horizon: int) -> np.nda
     seen = sums[lookback : lookback + count] > sums[:count]
     ahead = sums[lookback + horizon : lookback + horizon + count] > sums[lookback : lookback + count]
     return ~(seen & ahead).any(0)
+
+
+def of_windows(raw: np.ndarray, seen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each look-back, (windows, N, 1); the latter is 1 if it is constant.
+
+    Args:
+        raw: values, (windows, N, L).
+        seen: mask of the observed ones, of the same shape; None for all.
+    """
+    mask = np.ones_like(raw, dtype=bool) if seen is None else seen
+    count = np.maximum(mask.sum(-1, keepdims=True), 1)
+    mean = np.where(mask, raw, 0).sum(-1, keepdims=True) / count
+    std = np.sqrt((np.where(mask, raw - mean, 0) ** 2).sum(-1, keepdims=True) / count)
+    return mean, np.where(std > 0, std, 1.0)
