@@ -19,10 +19,12 @@ from torch import nn
 from seqssm.compress.compare import record, scores
 from seqssm.domain import Domain, find_domain
 from seqssm.errors import InputError
+from seqssm.files import notes
 from seqssm.files.outputs import require_students
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import number
 from seqssm.nn.flops import count_flops
+from seqssm.nn.projections import merge_adapters
 from seqssm.nn.stages import heads_of
 from seqssm.training import checkpoint, ensemble, external, origin, own_data, run
 from seqssm.training import presets as configs
@@ -105,7 +107,7 @@ class Sizes:
     """Finds the size of a student for a number of operations.
 
     Args:
-        task: the teacher's task with recorded test batches.
+        task: the teacher's task with recorded test batches; its low-rank adapters are merged.
         path: its checkpoint, for messages.
 
     Raises:
@@ -132,11 +134,13 @@ class Sizes:
         self.records = len(self.batch["index"])
         self.width, self.depth = int(self.arguments[WIDTH]), int(self.arguments[depth])
         self.known: dict[tuple[int, int], float | None] = {}
+        merge_adapters(task.model)
         self.teacher = count_flops(task.model, lambda: task.step(self.batch))
 
     def hparams(self, width: int, depth: int) -> dict[str, Any]:
         """Return the arguments of a student."""
-        return {**self.arguments, WIDTH: width, self.depth_name: depth, "init_from": None, "freeze": None}
+        whole = {"init_from": None, "freeze": None, "lora": 0}  # a student is new, and all of it is trained
+        return {**self.arguments, WIDTH: width, self.depth_name: depth, **whole}
 
     def flops(self, width: int, depth: int) -> float | None:
         """Return the operations of a student as a fraction of the teacher's; None if there is no such network."""
@@ -185,6 +189,7 @@ class Sizes:
         return best[1], best[2], best[0]
 
 
+@notes.once()
 def distil(request: Request, progress: Callable[[str], None] = print) -> Distilled:
     """Train the students, write the set, and test its first k students, the teacher and the control.
 

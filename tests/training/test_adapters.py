@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from seqssm_ecg import simulate as recordings
@@ -9,6 +11,9 @@ from seqssm_forecasting import simulate as series
 from seqssm_pathology import simulate as slides
 
 import seqssm
+from seqssm.compress.compare import record
+from seqssm.compress.distil import Request, Sizes, distil
+from seqssm.domain import domains
 from seqssm.errors import InputError
 from seqssm.training.adapters import merged
 from seqssm.training.checkpoint import build_task, read_checkpoint
@@ -64,6 +69,20 @@ def test_adapters_and_head_are_trained_and_nothing_else(domain, fit):
     for name, value in plain.model.state_dict().items():
         if not any(word in name for word in FITTED):
             assert torch.equal(again[f"model.{name}"], value), name
+
+
+def test_students_of_an_adapted_teacher_are_trained_whole(fit, tmp_path, one_thread):
+    """They had the adapters of the teacher, and random weights that were frozen."""
+    base = fit("forecasting", "base")
+    adapted = fit("forecasting", "adapted", init_from=str(base), lora=2)
+    done = distil(Request(adapted, tmp_path / "set.ckpt", students=1, control=False))
+    about = json.loads((tmp_path / "set" / "student-1" / "about.json").read_text())
+    assert about["trained_parameters"] == about["parameters"]
+    content = read_checkpoint(tmp_path / "set" / "student-1")
+    assert content["seqssm"]["hparams"]["lora"] == 0
+    assert not any("lora" in name for name in content["state_dict"])
+    plain = Sizes(record(domains()["forecasting"], base / "best.ckpt"), base)
+    assert done.flops == plain.teacher // plain.records, "adapters, which are merged for use, are not counted"
 
 
 def test_a_network_without_projections_is_refused(fit):
