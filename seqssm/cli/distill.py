@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from seqssm.bounds import Bounds
@@ -21,6 +22,7 @@ OPTIONS = (
     Option("--no-control", "omit the single student of the same operations", bool),
     Option("--output", "file of the set, .ckpt; the students' runs are kept in a folder of this name", Path),
     OVERWRITE,
+    Option("--resume", "continue an interrupted distillation that had the same options", bool),
 )
 
 
@@ -34,7 +36,9 @@ def distill(argv: list[str]) -> int:
     foreign = next((word for word in overrides if word.startswith("--model")), None)
     if foreign is not None:
         raise InputError(f"{foreign.split('=')[0]}: the students have the options of the teacher, in smaller sizes")
-    require_students(given.output, given.overwrite, given.model)
+    if given.resume and given.overwrite:
+        raise InputError("--resume and --overwrite exclude each other")
+    require_students(given.output, given.overwrite, given.model, given.resume)
     from seqssm.compress.distil import Request, distil, text
 
     request = Request(
@@ -48,9 +52,13 @@ def distill(argv: list[str]) -> int:
         control=not given.no_control,
         overwrite=given.overwrite,
         overrides=overrides,
+        resume=given.resume,
+        command=shlex.join(["seqssm", "distill", *(one for one in argv if one not in ("--resume", "--overwrite"))]),
     )
-    print(text(distil(request)))
+    done = distil(request)
+    print(text(done))
     print(f"written: {given.output}")
+    print(done.next)
     return 0
 
 

@@ -48,6 +48,7 @@ def describe_checkpoint(path: str) -> int:
     from seqssm.nn.projections import binary_layers, binary_share, bytes_of_states
     from seqssm.prediction.model import Model
     from seqssm.training import checkpoint, ensemble
+    from seqssm.training.run_folder import STAGE
 
     model = Model(path, "cpu")
     entry = ensemble.read(model.path)[0].content["seqssm"]
@@ -65,6 +66,8 @@ def describe_checkpoint(path: str) -> int:
         ("parameters", f"{parameters + sum(one.in_features * one.out_features for one in integers):,}"),
         ("weights in memory", f"{quantized.memory(whole):,} bytes"),
     ]
+    if not model.students and entry.get(STAGE):
+        rows.append(("student", f"{entry[STAGE]} of a set; its outputs are added to those of earlier ones"))
     if binary:
         layers, fraction = len(binary_layers(whole)), 100 * binary / parameters
         rows.append(("of one bit", f"{binary:,} weights in {layers} layers ({fraction:.1f} % of the parameters)"))

@@ -21,7 +21,6 @@ from seqssm.metrics.metric import direction
 from seqssm.training import origin, run
 from seqssm.training.external import flagged
 from seqssm.training.task import Recorded, Task
-from seqssm.training.teacher import add_stages
 
 GROUPS = 20  # groups of records, each left out once
 QUANTILE = 2.093  # of Student's t with 19 degrees of freedom, 97.5 %
@@ -128,11 +127,10 @@ def record(domain: Domain, path: Path, overrides: Sequence[str] = (), stages: Se
     """
     with tempfile.TemporaryDirectory(prefix="seqssm-") as folder:
         flags = [*overrides, "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-        cli, _, _ = run.prepare_evaluation(domain, "test", path, flags, output=folder)
+        cli, _, _ = run.prepare_evaluation(domain, "test", path, flags, output=folder, stages=stages)
         cli.trainer.callbacks.append(_Batches())  # type: ignore[attr-defined]
         task = cli.model
         task.recorded = []
-        add_stages(task, stages)
         try:
             cli.trainer.test(task, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         except InputError as error:

@@ -7,9 +7,8 @@ Each student is trained on what the sum of the earlier ones leaves, with the lab
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ import yaml
 from torch import nn
 
 from seqssm.compress.compare import record, scores
+from seqssm.compress.students import Row, State, flags_of
 from seqssm.domain import Domain, find_domain
 from seqssm.errors import InputError
 from seqssm.files import notes
-from seqssm.files.outputs import require_students
+from seqssm.files.disk import Begun
+from seqssm.files.outputs import STUDENTS, require_students
 from seqssm.metrics.metric import direction
 from seqssm.metrics.report import number
 from seqssm.nn.flops import count_flops
@@ -28,8 +29,9 @@ from seqssm.nn.projections import merge_adapters
 from seqssm.nn.stages import heads_of
 from seqssm.training import checkpoint, ensemble, external, origin, own_data, run
 from seqssm.training import presets as configs
+from seqssm.training.hints import next_lines
 from seqssm.training.networks import parameters
-from seqssm.training.run_folder import BEST
+from seqssm.training.run_folder import BEST, CONFIG, RunFolder
 from seqssm.training.task import Task
 from seqssm.training.teacher import in_place_of
 
@@ -54,6 +56,8 @@ class Request:
         control: whether to train one student of the same operations for comparison.
         overwrite: whether to replace the output.
         overrides: LightningCLI flags for the data and the trainer of the students.
+        resume: whether to continue an interrupted distillation, if there is one.
+        command: the command line as typed, without ``--resume`` and ``--overwrite``.
     """
 
     teacher: Path
@@ -66,24 +70,20 @@ class Request:
     control: bool = True
     overwrite: bool = False
     overrides: Sequence[str] = ()
+    resume: bool = False
+    command: str = "seqssm distill ..."
 
+    @property
+    def again(self) -> str:
+        """The command that continues an interrupted distillation."""
+        return f"{self.command} --resume"
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        name: name of the model.
-        width, depth: its size; None for a sum of several.
-        flops: operations per record as a fraction of the teacher's.
-        scores: its test scores.
-    """
-
-    name: str
-    width: int
-    depth: int
-    flops: float
-    scores: dict[str, float]
+    @property
+    def options(self) -> dict[str, list[str]]:
+        """The words of the options that a continued distillation must repeat, by flag."""
+        numbers = {name: [str(getattr(self, name))] for name in ("students", "budget", "soft", "temperature", "alone")}
+        own = {f"--{name}": words for name, words in numbers.items()}
+        return {**own, **({} if self.control else {"--no-control": []}), **flags_of(self.overrides)}
 
 
 @dataclass
@@ -95,12 +95,14 @@ class Distilled:
         rows: teacher, the sums of the first k students, and the control.
         flops: operations of the teacher per record.
         names: the scores with a direction of improvement.
+        next: commands that test and use the set.
     """
 
     output: Path
     rows: list[Row] = field(default_factory=list)
     flops: int = 0
     names: list[str] = field(default_factory=list)
+    next: str = ""
 
 
 class Sizes:
@@ -198,43 +200,62 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
         progress: called with a line before each training.
 
     Raises:
-        InputError: the teacher is not usable, cannot be made smaller, or the output exists.
+        InputError: the teacher is not usable, cannot be made smaller, the output exists, or an interrupted distillation
+            had other options.
+        KeyboardInterrupt: interrupted; its text is the command that continues, if a student has been begun.
     """
     path = checkpoint.find_checkpoint(request.teacher)
-    content = checkpoint.read_checkpoint(path)
-    domain = find_domain(content["seqssm"]["domain"], file=path)
-    folder = require_students(request.output, request.overwrite, path)
+    entry = checkpoint.read_checkpoint(path)["seqssm"]
+    checkpoint.require_whole(entry, path)
+    domain = find_domain(entry["domain"], file=path)
+    folder = require_students(request.output, request.overwrite, path, request.resume)
+    state = State(folder, path, request.options, request.resume)
+    begun = Begun(folder / STUDENTS, state.continued)
+    try:
+        return _distil(request, domain, path, state, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(request.again if begun else "") from None
+
+
+def _distil(request: Request, domain: Domain, path: Path, state: State, progress: Callable[[str], None]) -> Distilled:
     flags = _of_data(request.overrides)
     teacher = record(domain, path, flags)
     sizes = Sizes(teacher, path)
-    done = Distilled(request.output, flops=sizes.teacher // sizes.records)
-    whole = scores(teacher, teacher.recorded or [])
-    done.names = [name for name in whole if direction(teacher.metrics, name) is not None] or list(whole)
-    done.rows.append(Row("teacher", sizes.width, sizes.depth, 1.0, whole))
     planned, spent = _plan(sizes, request), 0.0
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    state.begin(request.output)
+    if "teacher" not in state.rows:
+        whole = scores(teacher, teacher.recorded or [])
+        state.keep(Row("teacher", sizes.width, sizes.depth, 1.0, whole))
+
+    def finish(name: str, title: str, size: tuple[int, int], flops: float, stages: Sequence[nn.Module]) -> Path:
+        """Train and test a model, unless an earlier command has; return its checkpoint."""
+        best = state.folder / name / BEST
+        if title in state.rows and best.is_file():
+            progress("  already finished")
+            return best
+        _train(domain, request, path, state.folder / name, sizes.hparams(*size), stages)
+        found = record(domain, best, flags, stages)
+        state.keep(Row(title, *size, flops, scores(found, found.recorded or [])))
+        return best
+
     stages: list[nn.Module] = []
     members: list[Path] = []
-    costs: list[float] = []
     for place, (width, depth, cost) in enumerate(planned, 1):
         progress(f"student {place} of {request.students}: {WIDTH} {width}, {sizes.depth_name} {depth}")
-        best = _train(domain, request, path, folder / f"student-{place}", sizes.hparams(width, depth), stages)
         spent += cost
-        costs.append(cost)
+        best = finish(f"student-{place}", f"sum of {place}", (width, depth), spent, stages)
         members.append(best)
-        found = record(domain, best, flags, stages)
-        done.rows.append(Row(f"sum of {place}", width, depth, spent, scores(found, found.recorded or [])))
         stages = [*stages, checkpoint.build_task(checkpoint.read_checkpoint(best), best).model]
-    ensemble.combine_sum(members, request.output, teacher.head, costs, str(path))
+    ensemble.combine_sum(members, request.output, teacher.head, [cost for _, _, cost in planned], str(path))
     if request.control:
         width, depth, cost = sizes.largest(request.budget)
         progress(f"control, one student: {WIDTH} {width}, {sizes.depth_name} {depth}")
-        best = _train(domain, request, path, folder / "control", sizes.hparams(width, depth), [])
-        found = record(domain, best, flags)
-        done.rows.append(Row("one student", width, depth, cost, scores(found, found.recorded or [])))
-    return done
+        finish("control", "one student", (width, depth), cost, [])
+    whole = state.rows["teacher"].scores
+    names = [name for name in whole if direction(teacher.metrics, name) is not None] or list(whole)
+    data = teacher.trainer.datamodule  # type: ignore[attr-defined]
+    following = next_lines(domain, teacher, data, request.output, request.output)
+    return Distilled(request.output, list(state.rows.values()), sizes.teacher // sizes.records, names, following)
 
 
 def _of_data(overrides: Sequence[str]) -> list[str]:
@@ -262,9 +283,33 @@ def _plan(sizes: Sizes, request: Request) -> list[tuple[int, int, float]]:
 
 
 def _train(
-    domain: Domain, request: Request, teacher: Path, folder: Path, hparams: dict[str, Any], stages: list[nn.Module]
-) -> Path:
-    """Train a student with the data and the trainer of the teacher's run; return its checkpoint."""
+    domain: Domain, request: Request, teacher: Path, folder: Path, hparams: dict[str, Any], stages: Sequence[nn.Module]
+) -> None:
+    """Train a student with the data and the trainer of the teacher's run, or continue its training."""
+    first = RunFolder(folder.with_name("student-1"))
+    options = run.Options(
+        list(request.overrides),
+        command=request.again if (folder / CONFIG).is_file() else request.command,
+        stages=stages,
+        alone=request.alone,
+        like=first if request.resume and first.holds_run() else None,
+        again=request.again,
+        hints=False,
+    )
+    if (folder / CONFIG).is_file():
+        run.resume(domain, folder, replace(options, overrides=()))
+        return
+    source = folder.with_suffix(".yaml")
+    content = _config(domain, request, teacher, hparams)
+    source.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    try:
+        run.fit(domain, [source], options, output=folder)
+    except InputError as error:
+        raise origin.with_option(error, content["data"]["init_args"]) from None
+
+
+def _config(domain: Domain, request: Request, teacher: Path, hparams: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of a student."""
     entry = checkpoint.read_checkpoint(teacher)["seqssm"]
     kept = configs.read_beside(teacher, domain)
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, teacher)
@@ -274,24 +319,14 @@ def _train(
         "teacher_weight": request.soft,
         "teacher_temperature": request.temperature,
     }
-    content: dict[str, Any] = {
-        name: kept[name] for name in ("seed_everything", "trainer", "early_stopping") if name in kept
-    }
-    content |= {
+    content = {name: kept[name] for name in ("seed_everything", "trainer", "early_stopping") if name in kept}
+    return content | {
         "model": {"class_path": entry["task"].replace(":", "."), "init_args": {**hparams, **learned}},
         "data": {
             "class_path": entry["data_class"].replace(":", "."),
             "init_args": external.inherited(data_options, data_class, request.overrides),
         },
     }
-    source = folder.with_suffix(".yaml")
-    source.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    options = run.Options(list(request.overrides), stages=stages, alone=request.alone)
-    try:
-        run.fit(domain, [source], options, output=folder)
-    except InputError as error:
-        raise origin.with_option(error, content["data"]["init_args"]) from None
-    return folder / BEST
 
 
 # -- the report --------------------------------------------------------------------------------------------------------

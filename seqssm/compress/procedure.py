@@ -126,6 +126,7 @@ def compress(request: Request) -> Compressed:
     entry = content["seqssm"]
     domain = find_domain(entry["domain"], file=path)
     require_checkpoint(request.output, request.overwrite, path)
+    checkpoint.require_whole(entry, path)
     if entry.get(COMPRESSION) is not None:
         raise InputError(f"is already compressed ({entry[COMPRESSION].get('method')})", file=path)
     model = Model(path, "cpu")

@@ -10,6 +10,8 @@ from typing import Any
 from seqssm.errors import InputError
 from seqssm.files.disk import require_new, require_no_folder, require_suffix
 
+STUDENTS = "distill.json"
+"""Name of the file in the folder of the students of ``distill`` from which it is continued."""
 TABLES = (".csv", ".parquet")
 """Suffixes of the tables of ``predict``."""
 
@@ -40,13 +42,14 @@ def require_checkpoint(output: str | Path, overwrite: bool, source: str | Path) 
     require_new(output, overwrite, [model_file(source)])
 
 
-def require_students(output: str | Path, overwrite: bool, teacher: str | Path) -> Path:
+def require_students(output: str | Path, overwrite: bool, teacher: str | Path, resume: bool = False) -> Path:
     """Check that a set of students can be written, and return the folder of their runs, which is still to be made.
 
     Args:
         output: checkpoint of the set.
         overwrite: whether an earlier set is replaced.
         teacher: checkpoint or run folder of the teacher.
+        resume: whether an interrupted distillation is continued, if there is one.
 
     Raises:
         InputError: as `require_checkpoint`; the folder holds the teacher or other files, or exists.
@@ -55,11 +58,14 @@ def require_students(output: str | Path, overwrite: bool, teacher: str | Path) -
     for one in (Path(output), folder):
         if one.exists() and path.exists() and (one.samefile(path) or one.samefile(path.parent)):
             raise InputError("holds the teacher; choose a different --output", file=one)
-    require_checkpoint(output, overwrite, teacher)
-    if folder.exists() and not overwrite:
-        raise InputError("already exists; choose another --output or pass --overwrite", file=folder)
-    if folder.exists():
-        others = [one for one in folder.iterdir() if not re.fullmatch(r"(student-\d+|control)(\.yaml)?", one.name)]
+    begun = (folder / STUDENTS).is_file()
+    require_checkpoint(output, overwrite or begun, teacher)
+    if folder.exists() and not (overwrite or (resume and begun)):
+        how = "continue it with --resume, " if begun else ""
+        raise InputError(f"already exists; {how}choose another --output or pass --overwrite", file=folder)
+    if folder.exists() and overwrite:
+        names = rf"(student-\d+|control)(\.yaml)?|{re.escape(STUDENTS)}"
+        others = [one for one in folder.iterdir() if not re.fullmatch(names, one.name)]
         if others:
             raise InputError(
                 f"contains {others[0].name}, which distill did not write, and would be replaced by the folder of the "

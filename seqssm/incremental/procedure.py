@@ -97,6 +97,7 @@ def extend(domain: Domain, request: Request) -> Extended:
         raise other_domain(entry["domain"], domain.name, path, "extend")
     require_checkpoint(request.output, request.overwrite, path)
     checkpoint.require_trainable(content, path)
+    checkpoint.require_whole(entry, path)
     device = choose_device(request.accelerator, 0)
     task = _task(content, path, request, device)
     reader = Reader(path, entry, request.options)

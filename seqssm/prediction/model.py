@@ -100,13 +100,22 @@ class Model:
             raise InputError(f"is corrupt: {error}", file=self.path) from None
 
     def require_single(self, what: str) -> None:
-        """Raise InputError for an ensemble or a set of students, which can only predict.
+        """Raise InputError for an ensemble, a set of students or one of its later students.
 
         Args:
             what: what needs a single network, for the message.
         """
-        if self.members or self.students:
+        if self.students:
+            raise InputError(f"a set of students has no {what}; its first student is a complete model", file=self.path)
+        if self.members:
             raise InputError(f"an ensemble has no {what}; use one of its members", file=self.path)
+        self._require_whole()
+
+    def _require_whole(self) -> None:
+        from seqssm.training.checkpoint import require_whole
+
+        if not self.students:
+            require_whole(self.entry, self.path)
 
     def predictor(self, options: dict[str, Any], figures: str | Path | None = None) -> Predictor:
         """Create the domain's predictor with `options`; the others have their defaults.
@@ -120,6 +129,7 @@ class Model:
         """
         from seqssm.training.processes import require_engine
 
+        self._require_whole()
         for engine in self.engines:
             require_engine(engine, next(self.network.parameters()).device)
         known = {option.name: option for option in self.domain.predict_options}

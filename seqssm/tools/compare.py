@@ -19,7 +19,7 @@ from seqssm.metrics.records import DRAWS, TestRecords, paired_intervals
 from seqssm.metrics.report import Report
 from seqssm.metrics.summary import summarise
 from seqssm.tools.report import Run, read_run, test_records
-from seqssm.training import checkpoint
+from seqssm.training import checkpoint, ensemble
 from seqssm.training.external import read_split
 from seqssm.training.run_folder import ABOUT, BEST, FOLDS, METRICS, RunFolder
 from seqssm.training.unchanged import TARGETS
@@ -63,7 +63,7 @@ def compare(paths: Sequence[str | Path]) -> Report:
     """
     if len({Path(path).resolve() for path in paths}) < max(2, len(paths)):
         raise InputError("compare needs two or more different runs")
-    runs = [read_test(path) or read_run(path) for path in paths]
+    runs = [read_test(path) or _whole(read_run(path)) for path in paths]
     for run in runs[1:]:
         if run.domain.name != runs[0].domain.name:
             message = f"belongs to {run.domain.name}, but {runs[0].path} to {runs[0].domain.name}"
@@ -79,6 +79,11 @@ def compare(paths: Sequence[str | Path]) -> Report:
         if "test" not in run.metrics:
             raise InputError(f"has not been tested; run: seqssm {run.domain.name} test {run.path}", file=run.path)
     return of_runs([describe(name, run) for name, run in zip(labels([run.path for run in runs]), runs)])
+
+
+def _whole(run: Run) -> Run:
+    checkpoint.require_whole(run.entry, run.path / BEST)
+    return run
 
 
 def read_test(path: str | Path) -> Run | None:
@@ -98,7 +103,7 @@ def read_test(path: str | Path) -> Run | None:
     found = own if folder.resolve().name.startswith("test-") and own.is_file() else Path(tested["checkpoint"])
     if not found.is_file():
         raise InputError(f"is the test of a checkpoint that is not there: {found}", file=folder)
-    entry = checkpoint.read_checkpoint(found)["seqssm"]
+    entry = ensemble.read_tested(found)[0]["seqssm"]
     about = RunFolder(folder).read_json(ABOUT)
     return Run(RunFolder(folder), find_domain(entry["domain"], file=found), entry, about=about, metrics=metrics)
 

@@ -70,8 +70,7 @@ def diagnose(model: Model, inputs: Sequence[Path], options: dict[str, Any], most
     Raises:
         InputError: the model has no layer with a state, or a file or option is invalid.
     """
-    if model.members:
-        raise InputError("an ensemble of several models; diagnose one of its members", file=model.path)
+    model.require_single("diagnosis")
     found = layers(model.network)
     if not found:
         raise InputError(

@@ -101,6 +101,7 @@ def export(
     require_suffix(path, SUFFIXES[format])
     if entry.get("compression") is not None:
         raise InputError("is compressed; export the original checkpoint", file=source)
+    checkpoint.require_whole(entry, source)
     if format == "onnx":
         require_packages()
     task = checkpoint.build_task(kept, source)

@@ -32,6 +32,7 @@ from seqssm.training.run_folder import (
     METRICS,
     PLAN,
     REPORT,
+    STAGE,
     RunFolder,
 )
 from seqssm.version import __version__
@@ -201,8 +202,15 @@ def results(run: Run) -> list[Chapter]:
             what = "on other data" if content["test"].get("data") else "of another checkpoint"
             found.append(chapter(run, f"Test {what}: {path.parent.name[5:]}", path.parent, content["test"]))
     if "test" not in run.metrics and run.entry:
-        code = shlex.join(["seqssm", run.domain.name, "test", str(run.path)])
-        found.insert(0, Chapter("Test", [Section("", "This run has not been tested yet. Test it with:", code=code)]))
+        stage, tested, text = run.entry.get(STAGE), str(run.path), "This run has not been tested yet. Test it with:"
+        if stage:
+            tested = checkpoint.set_of(run.path / BEST)
+            text = (
+                f"Student {stage} of a set. Its outputs are added to those of the students before it, and the scores "
+                "of the validation are those of the sum. Test the set with:"
+            )
+        code = shlex.join(["seqssm", run.domain.name, "test", tested])
+        found.insert(0, Chapter("Test", [Section("", text, code=code)]))
     return found
 
 
@@ -400,7 +408,7 @@ def repeat(run: Run) -> Chapter:
     if typed:
         resumed = [line or "(from Python)" for line in run.about.get("resumed", [])]
         sections.append(Section("As typed", "", code="\n".join([typed, *resumed])))
-    if run.config:
+    if run.config and not run.entry.get(STAGE):
         lines = [
             ["seqssm", name, "fit", "--config", str(run.path / CONFIG), "--output", again],
             ["seqssm", name, "test", again],

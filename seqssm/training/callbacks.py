@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from seqssm.environment import INTERRUPTS, checkpoint_seconds
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
+from seqssm.metrics.metric import direction
 from seqssm.metrics.report import number
 
 LAST_EPOCH = "last_epoch"  # in place of a metric: the last epoch is kept
@@ -276,6 +277,26 @@ class CheckpointCallback(Checkpoint):
         for name, value in state.items():
             setattr(self, name, value)
         self.stopped = is_stopped(state, self.patience)
+
+
+def mode_of(task: LightningModule, monitor: str) -> Literal["min", "max"]:
+    """Return the direction of improvement of a validation metric.
+
+    Raises:
+        InputError: the metric declares no direction.
+    """
+    metrics: Any = task.metrics
+    if monitor in ("val_loss", "train_loss", LAST_EPOCH):
+        return "min"
+    better = direction(metrics, monitor.removeprefix("val_"))
+    if better is None:
+        known = [f"val_{metric.name}" for metric in metrics if metric.better and "val" in metric.shown]
+        if metrics and monitor.removeprefix("val_") not in [metric.name for metric in metrics]:
+            raise InputError(
+                f"--early_stopping.monitor {monitor}: no such metric; there are: {', '.join(['val_loss', *known])}"
+            )
+        raise InputError(f"--early_stopping.monitor {monitor}: give --early_stopping.mode min or max")
+    return better
 
 
 def is_stopped(state: Mapping[str, Any], patience: int | None) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule
@@ -25,10 +26,11 @@ from seqssm.domain import domains, find_domain
 from seqssm.errors import InputError, no_such_model
 from seqssm.files.content import DAMAGED
 from seqssm.files.disk import atomic
+from seqssm.files.outputs import STUDENTS
 from seqssm.nn import quantized
 from seqssm.training import migration
 from seqssm.training.networks import CHOICE, matches, report_dropped, without_foreign
-from seqssm.training.run_folder import BEST, PLAN
+from seqssm.training.run_folder import BEST, PLAN, STAGE
 from seqssm.training.sizes import require_depth, require_fits
 from seqssm.version import __version__
 
@@ -55,6 +57,8 @@ def checkpoint_metadata(task: Any) -> dict[str, Any]:
         "data_class": class_name(type(data)) if data is not None else None,
         "data_hparams": stored(data) if data is not None else {},
     }
+    if task.stages:
+        entry[STAGE] = len(task.stages) + 1
     require_plain(entry, "checkpoint")
     return entry
 
@@ -118,6 +122,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with atomic(Path(path)) as file:
             torch.save(checkpoint, file)
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint; of a set of students, the last one."""
+        content = super().load_checkpoint(path, *args, **kwargs)
+        if "members" not in content:
+            return content
+        own = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": lightning.__version__}
+        return {**own, **content["members"][-1]}
+
 
 def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:
     """Return the checkpoint file of `path`: the file itself, or `prefer` (else ``last.ckpt``) in a run folder.
@@ -134,6 +146,8 @@ def find_checkpoint(path: str | Path, prefer: str = "best.ckpt") -> Path:
         if (path / PLAN).is_file() or (runs and (path.parent / PLAN).is_file()):
             which = f", such as {runs[0]}" if runs else "; none of them has a checkpoint yet"
             raise InputError(f"is a kfold study, and a single model is needed: give one of its runs{which}", file=path)
+        if (path / STUDENTS).is_file():
+            raise InputError(f"is the folder of a set of students; use {path}.ckpt", file=path)
         raise InputError("this folder contains no checkpoint (best.ckpt or last.ckpt)", file=path)
     if not path.exists():
         raise no_such_model(path)
@@ -201,7 +215,11 @@ def checked(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(entry, dict) or "state_dict" not in checkpoint:
         raise InputError(f"{FOREIGN}: it has no 'seqssm' entry", file=path)
     if "ensemble" in entry:
-        raise InputError("is an ensemble, which only predict and info can use; give one of its members", file=path)
+        summed = isinstance(entry["ensemble"], dict) and entry["ensemble"].get("output") == "sum"
+        can = "set of students, which only predict, test, validate" if summed else "ensemble, which only predict"
+        what = f"is {'a' if summed else 'an'} {can} and info can use"
+        advice = "its first student alone is a complete model" if summed else "give one of its members"
+        raise InputError(f"{what}; {advice}", file=path)
     if type(entry.get("format")) is not int:
         raise InputError("is corrupt: its 'seqssm' entry is incomplete", file=path)
     if entry["format"] != FORMAT:
@@ -371,6 +389,33 @@ def require_trainable(checkpoint: Mapping[str, Any], path: str | Path) -> None:
     """Raise InputError for a compressed checkpoint, whose integer weights cannot be trained."""
     if checkpoint["seqssm"].get(COMPRESSION) is not None:
         raise InputError("is compressed and cannot be trained further; use the original checkpoint", file=path)
+
+
+def require_whole(entry: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError for a student whose outputs are added to those of earlier ones.
+
+    Args:
+        entry: the ``"seqssm"`` entry of the checkpoint.
+        path: the checkpoint.
+    """
+    stage = entry.get(STAGE)
+    if stage is not None:
+        raise InputError(
+            f"is student {stage} of a set, whose outputs are added to those of the students before it; use "
+            f"{set_of(path)}",
+            file=path,
+        )
+
+
+def set_of(path: Path) -> str:
+    """Return the file of the set to which a student belongs, or a placeholder if it is not there.
+
+    Args:
+        path: the checkpoint.
+    """
+    folder = path.parent.parent if path.parent.parent.name else path.absolute().parent.parent
+    found = Path(f"{folder}.ckpt")
+    return str(found) if found.is_file() else "SET.ckpt"
 
 
 def require_arguments(cls: Any, hparams: dict[str, Any], path: str | Path) -> None:

@@ -233,6 +233,27 @@ def _kept_sources(path: Path) -> Any:
         return None
 
 
+def read_tested(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], Path]:
+    """Read the checkpoint that a test runs.
+
+    Args:
+        path: a checkpoint, or a set of students.
+
+    Returns:
+        (the checkpoint, of a set that of the last student; those of the students before it; a checkpoint in the folder
+        of its training, which is `path` for a set whose students' runs are gone).
+
+    Raises:
+        InputError: the file is not usable, or is an ensemble of another kind.
+    """
+    content = checkpoint.load_plain(path)
+    if not is_ensemble(content) or content["seqssm"]["ensemble"].get("output") != SUM:
+        return checkpoint.checked(content, path), [], path
+    members = read_ensemble(path).members
+    last = path.with_suffix("") / members[-1].name / BEST
+    return members[-1].content, [one.content for one in members[:-1]], last if last.is_file() else path
+
+
 def read(path: str | Path) -> list[Member]:
     """Read the members of a file; see `read_ensemble`."""
     return read_ensemble(path).members

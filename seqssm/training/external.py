@@ -91,9 +91,11 @@ class Destination:
         overrides: LightningCLI flags.
         output: results folder; by default the run folder, or ``RUN/test-<name>`` for other data or another checkpoint.
         result: whether the checkpoint is the result of its run, not another file (a compressed model, the last epoch).
+        trained: a checkpoint in the folder of its training, if that is another one.
 
     Attributes:
         run: folder of the checkpoint.
+        trained: folder of its training.
         folder: results folder; set by `choose_folder`.
         differing: options that differ from the run's; set by `choose_folder`.
         external: whether the records come from another source; set by `choose_folder`.
@@ -106,7 +108,9 @@ class Destination:
         overrides: Sequence[str],
         output: str | Path | None,
         result: bool = True,
+        trained: Path | None = None,
     ) -> None:
+        self.trained = RunFolder((trained or checkpoint).parent)
         self.run, self.entry, self.given, self.output = RunFolder(checkpoint.parent), entry, flagged(overrides), output
         self.checkpoint, self.folder, self.result = checkpoint, self.run, result
         self.differing: dict[str, Any] = {}

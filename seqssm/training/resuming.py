@@ -6,16 +6,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqssm.domain import Domain
 from seqssm.errors import InputError, other_domain
 from seqssm.training import checkpoint, origin
 from seqssm.training.callbacks import STATE, is_stopped
-from seqssm.training.run_folder import BEST, RunFolder
+from seqssm.training.run_folder import ABOUT, BEST, LAST, STAGE, RunFolder
 from seqssm.training.unchanged import is_recorded
 
 if TYPE_CHECKING:
     from seqssm.training.lightning_cli import TrainingCLI
 
 KEPT_ON_RESUME = ("root", "num_workers")  # data options that do not change a batch
+
+
+def require_domain(domain: Domain, folder: RunFolder) -> None:
+    """Reject a run of another domain, whose config would have unknown options.
+
+    Args:
+        domain: domain of the command.
+        folder: the run folder.
+
+    Raises:
+        InputError: the run belongs to another domain.
+    """
+    for name in (LAST, BEST):
+        if (folder.path / name).is_file():
+            try:
+                found = checkpoint.read_checkpoint(folder.path / name)["seqssm"]["domain"]
+            except InputError:
+                return  # a damaged checkpoint is reported with a remedy, see `require_continuable`
+            if found != domain.name:
+                raise other_domain(found, domain.name, folder.path, f"fit --resume {folder.path}")
+            return
+
+
+def require_no_stages(folder: RunFolder) -> None:
+    """Reject the continuation of a student without those before it: it would become another model.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        InputError: the run is that of a student with earlier ones.
+    """
+    about = folder.read_json(ABOUT)
+    if about.get(STAGE):
+        command = about.get("command") or "seqssm distill ..."
+        raise InputError(
+            f"is student {about[STAGE]} of a set, which is trained together with the students before it: continue "
+            f"the set with {command} --resume",
+            file=folder.path,
+        )
 
 
 def require_continuable(cli: TrainingCLI, path: Path) -> None:

@@ -20,17 +20,20 @@ from seqssm.environment import drop_stray_ranks, launch
 from seqssm.errors import InputError, other_domain
 from seqssm.files import notes
 from seqssm.files.disk import Begun, require_named, require_writable
-from seqssm.metrics.metric import direction
+from seqssm.files.outputs import STUDENTS
 from seqssm.metrics.report import Report
 from seqssm.training import migration, origin, subnormals
 from seqssm.training import presets as configs
 from seqssm.training.about import About
 from seqssm.training.arguments import Arguments, split_flags
+from seqssm.training.hints import next_lines
 from seqssm.training.processes import TIMEOUT
-from seqssm.training.run_folder import BEST, CONFIG, LAST, PLAN, RunFolder
+from seqssm.training.run_folder import BEST, CONFIG, LAST, PLAN, STAGE, RunFolder
 from seqssm.training.supervision import set_timeout, supervised
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from seqssm.training.data import DataModule
     from seqssm.training.external import Destination
     from seqssm.training.lightning_cli import TrainingCLI
@@ -51,6 +54,8 @@ class Options:
         command: the command line as typed, for the record of the run.
         stages: networks whose outputs are added to those of the new one (`seqssm.training.teacher.add_stages`).
         alone: fraction of the training records without them.
+        like: a run on whose records the model must be trained, too.
+        again: command that continues the run; by default ``fit --resume``.
         hints: whether to print what can be done next.
     """
 
@@ -65,6 +70,8 @@ class Options:
     command: str | None = None
     stages: Sequence[Any] = ()
     alone: float = 0.0
+    like: RunFolder | None = None
+    again: str | None = None
     hints: bool = True
 
 
@@ -128,8 +135,15 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
         if (folder.path / PLAN).is_file():
             command = f"seqssm {domain.name} kfold ... --output {shlex.quote(str(folder.path))} --resume"
             raise InputError(f"is a kfold study: continue it with {command}", file=folder.path)
+        if (folder.path / STUDENTS).is_file():
+            command = f"seqssm distill ... --output {shlex.quote(f'{folder.path}.ckpt')} --resume"
+            raise InputError(f"is the folder of a set of students: continue it with {command}", file=folder.path)
         raise InputError("contains no run to resume (no config.yaml)", file=folder.path)
-    _require_domain(domain, folder)
+    from seqssm.training import resuming
+
+    resuming.require_domain(domain, folder)
+    if not (options and options.stages):
+        resuming.require_no_stages(folder)
     content = configs.read_preset(configs.Source(file, folder.path.name), domain)
     base = origin.folder_of(folder)
     kept: dict[str, dict[str, Any]] = {}
@@ -144,21 +158,6 @@ def resume(domain: Domain, run: str | Path, options: Options | None = None) -> F
         return _train(domain, folder, [content], options or Options(), resume=True, files=[file], kept=kept)
     except InputError as error:
         raise origin.with_option(error, (content.get("data") or {}).get("init_args") or {}) from None
-
-
-def _require_domain(domain: Domain, folder: RunFolder) -> None:
-    """Reject a run of another domain, whose config would have unknown options."""
-    from seqssm.training import checkpoint
-
-    for name in (LAST, BEST):
-        if (folder.path / name).is_file():
-            try:
-                found = checkpoint.read_checkpoint(folder.path / name)["seqssm"]["domain"]
-            except InputError:
-                return  # a damaged checkpoint is reported with a remedy, see `require_continuable`
-            if found != domain.name:
-                raise other_domain(found, domain.name, folder.path, f"fit --resume {folder.path}")
-            return
 
 
 def _starts_the_others() -> bool:
@@ -198,11 +197,12 @@ def _train(
             folder.require_restartable()
             print("no checkpoint yet: starting from the beginning")
         begun = Begun(folder.path / CONFIG, resume)
-        again = f"seqssm {domain.name} fit --resume {shlex.quote(str(folder.path))}"
+        again = options.again or f"seqssm {domain.name} fit --resume {shlex.quote(str(folder.path))}"
         release = lock.release if lock else lambda: None
         with supervised(cli.trainer, lambda: again if begun else "", release), notes.collected() as lines:
             about = About(folder, options.command, resume, lines)
-            keeper = _run_fit(cli, folder, checkpoint, resume, overwrite, about)
+            about.content |= {STAGE: len(options.stages) + 1} if options.stages else {}
+            keeper = _run_fit(cli, folder, checkpoint, resume, overwrite, about, options.like)
             if first:
                 cli.model.after_fit(folder.path / BEST, cli.datamodule, cli.trainer.strategy.root_device)
     finally:
@@ -213,22 +213,22 @@ def _train(
         print(f"best: epoch {keeper.best_epoch}{best}")
     if first and options.hints:
         print(f"run: {folder.path}")
-        print(f"next: seqssm {domain.name} test {shlex.quote(str(folder.path))}")
-        model = shlex.quote(str(folder.path / BEST))
-        example = domain.example_input if options.frame is None else "FILE"
-        inputs = shlex.join(cli.datamodule.predict_words()) or example
-        inputs = " ".join([inputs, *map(shlex.quote, cli.model.predict_words())])
-        commands = cli.model.usage(str(folder.path / BEST))
-        for line in commands or [f"seqssm predict {model} {inputs} --output predictions.csv"]:
-            print(f"      {line}")
+        in_memory = options.frame is not None
+        print(next_lines(domain, cli.model, cli.datamodule, folder.path, folder.path / BEST, in_memory))
     return Finished(folder, cli)
 
 
 def _run_fit(
-    cli: TrainingCLI, folder: RunFolder, checkpoint: Path | None, resume: bool, overwrite: bool, about: About
+    cli: TrainingCLI,
+    folder: RunFolder,
+    checkpoint: Path | None,
+    resume: bool,
+    overwrite: bool,
+    about: About,
+    like: RunFolder | None,
 ) -> Any:
     from seqssm.training import external
-    from seqssm.training.callbacks import CheckpointCallback, EpochLog, OnFitStart
+    from seqssm.training.callbacks import CheckpointCallback, EpochLog, OnFitStart, mode_of
     from seqssm.training.unchanged import digests, require_unchanged
 
     stopping = cli.config_init["early_stopping"]
@@ -236,6 +236,8 @@ def _run_fit(
     keeper = CheckpointCallback(folder.path, monitor, stopping.mode or mode_of(cli.model, monitor), stopping.patience)
 
     def begin() -> None:
+        if like is not None:
+            require_unchanged(like, cli.datamodule)
         if checkpoint is not None:
             require_unchanged(folder, cli.datamodule)
         elif not resume:
@@ -263,27 +265,6 @@ def _run_fit(
 def flag_value(value: Any) -> str:
     """Format a value for a flag (one line of YAML)."""
     return yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("\n").removesuffix("\n...")
-
-
-def mode_of(task: Task, monitor: str) -> Literal["min", "max"]:
-    """Return the direction of improvement of a validation metric.
-
-    Raises:
-        InputError: the metric declares no direction.
-    """
-    from seqssm.training.callbacks import LAST_EPOCH
-
-    if monitor in ("val_loss", "train_loss", LAST_EPOCH):
-        return "min"
-    better = direction(task.metrics, monitor.removeprefix("val_"))
-    if better is None:
-        known = [f"val_{metric.name}" for metric in task.metrics if metric.better and "val" in metric.shown]
-        if task.metrics and monitor.removeprefix("val_") not in [metric.name for metric in task.metrics]:
-            raise InputError(
-                f"--early_stopping.monitor {monitor}: no such metric; there are: {', '.join(['val_loss', *known])}"
-            )
-        raise InputError(f"--early_stopping.monitor {monitor}: give --early_stopping.mode min or max")
-    return better
 
 
 def build(
@@ -339,8 +320,13 @@ def prepare_evaluation(
     output: str | Path | None = None,
     data: DataModule | None = None,
     timeout: float = TIMEOUT,
+    stages: Sequence[nn.Module] = (),
 ) -> tuple[TrainingCLI, Destination, Path]:
-    """Build what an evaluation needs; arguments as for `evaluate`.
+    """Build what an evaluation needs.
+
+    Args:
+        domain, command, run, overrides, output, data, timeout: as for `evaluate`.
+        stages: networks whose outputs are added to those of the checkpoint's; by default those in a set of students.
 
     Returns:
         (model, data and trainer; where the results go; the checkpoint, still to be loaded).
@@ -348,19 +334,22 @@ def prepare_evaluation(
     if output is not None:  # importing PyTorch takes seconds
         require_named(output)
         require_writable(RunFolder(output).path)
-    from seqssm.training import checkpoint, external, own_data, resuming
+    from seqssm.training import checkpoint, ensemble, external, own_data, resuming
 
     path = checkpoint.find_checkpoint(run)
-    content = checkpoint.read_checkpoint(path)
+    content, before, trained = ensemble.read_tested(path)
     entry = content["seqssm"]
+    if not (stages or before):
+        checkpoint.require_whole(entry, path)
     if entry["domain"] != domain.name:
         raise other_domain(entry["domain"], domain.name, path, command)
     if not entry["data_class"]:
         raise InputError("was saved without a data module and can only be used for predict", file=path)
     checkpoint.build_task(content, path)  # raises a one-line error if something does not fit
+    stages = [*stages, *(checkpoint.build_task(one, path).model for one in before)]
     data_class = checkpoint.resolve_class(entry["data_class"], domain.name, path)
-    kept = configs.read_beside(path, domain)
-    entry["data_hparams"] = own_data.data_options(entry, path, kept, data_class)
+    kept = configs.read_beside(trained, domain)
+    entry["data_hparams"] = own_data.data_options(entry, trained, kept, data_class)
     trainer = {
         name: value for name, value in (kept.get("trainer") or {}).items() if name not in ("callbacks", "logger")
     }
@@ -371,11 +360,12 @@ def prepare_evaluation(
         "model": {"class_path": entry["task"].replace(":", "."), "init_args": entry["hparams"]},
         "data": {"class_path": entry["data_class"].replace(":", "."), "init_args": data_options},
     }
-    where = external.Destination(path, entry, overrides, output, result=Path(run).is_dir() or path.name == BEST)
+    result = Path(run).is_dir() or path.name == BEST
+    where = external.Destination(path, entry, overrides, output, result, trained)
     folder: Any = where.folder.path
     if data is None:
-        folder = lambda one: where.choose_folder(one, own_data.moved_sources(one, entry, path, command))  # noqa: E731
-    cli = build(domain, folder, [text], Options(overrides, data=data, timeout=timeout))
+        folder = lambda one: where.choose_folder(one, own_data.moved_sources(one, entry, trained, command))  # noqa: E731
+    cli = build(domain, folder, [text], Options(overrides, data=data, timeout=timeout, stages=stages))
     resuming.require_same(cli, entry, path, given=True)
     external.require_own_data(where, command)
     return cli, where, path
@@ -396,7 +386,7 @@ def evaluate(
     Args:
         domain: domain of the run.
         command: ``"validate"`` or ``"test"``.
-        run: a run folder (its best.ckpt is used) or a checkpoint.
+        run: a run folder (its best.ckpt is used), a checkpoint or a set of students.
         overrides: LightningCLI flags of data and trainer. Flags that select other data (`DataModule.sources`) test all
             of its labelled records with the checkpoint's fitted values.
         output: results folder; by default the run folder, or ``RUN/test-<name>`` for other data.
@@ -423,7 +413,7 @@ def _run_evaluate(cli: TrainingCLI, command: str, path: Path, where: Destination
     from seqssm.training.unchanged import ChangeCheck, record
 
     run = cli.trainer.test if command == "test" else cli.trainer.validate
-    check, change = OverlapCheck(where.run), ChangeCheck(where.run)
+    check, change = OverlapCheck(where.trained), ChangeCheck(where.trained)
     cli.trainer.callbacks.append(InterruptCheck())  # type: ignore[attr-defined]
     if where.differing:
         cli.trainer.callbacks.append(check)  # type: ignore[attr-defined]

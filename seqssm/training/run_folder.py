@@ -26,6 +26,7 @@ ENSEMBLE = "ensemble.ckpt"  # the trained models of a study in one file
 SPLIT = "split.csv"  # the records of each split
 ABOUT = "about.json"  # command, environment and notes about the data
 REPORT = "report.html"
+STAGE = "stage"  # entry of `about.json` and of the checkpoints of a student with earlier ones: its number in the set
 SIGNED = "# lightning.pytorch=="  # first line of the configuration that a run writes
 
 

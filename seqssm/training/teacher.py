@@ -18,7 +18,7 @@ from seqssm.errors import InputError, other_domain
 from seqssm.files.notes import note
 from seqssm.nn.projections import binary_share
 from seqssm.nn.stages import attach
-from seqssm.training.checkpoint import build_task, class_name, find_checkpoint, read_checkpoint
+from seqssm.training.checkpoint import build_task, class_name, find_checkpoint, read_checkpoint, require_whole
 from seqssm.training.leakage import report_seen
 from seqssm.training.origin import folder_of, other_options
 from seqssm.training.run_folder import RunFolder
@@ -100,6 +100,7 @@ def load(task: Any, path: str | Path) -> nn.Module:
     entry = content["seqssm"]
     if entry["domain"] != task.domain:
         raise other_domain(entry["domain"], task.domain, path)
+    require_whole(entry, find_checkpoint(path))
     if entry["task"] != class_name(type(task)):
         raise InputError(f"--model.teacher: is from {entry['task']}, not {class_name(type(task))}", file=path)
     teacher = build_task(content, path)

@@ -23,6 +23,7 @@ DIFFERENT = {
     "--html": "a page per file, or per slide",
     "--label": "of a generated sequence, or in front of a given one",
     "--records": "of a calibration, or of a diagnosis",
+    "--resume": "an interrupted prediction, or a distillation",
     "--seed": "of sampling, folds or training",
     "--step": "from one window, or cutoff, to the next",
     "--temperature": "of sampling, or of a teacher",

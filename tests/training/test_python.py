@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 import seqssm
 from seqssm.cli.main import main
 from seqssm.errors import InputError
-from seqssm.training.run import mode_of
+from seqssm.training.callbacks import mode_of
 
 QUICK = {"max_epochs": 2, "accelerator": "cpu"}
 
