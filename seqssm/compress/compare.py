@@ -19,7 +19,9 @@ from seqssm.domain import Domain
 from seqssm.errors import InputError
 from seqssm.metrics.metric import direction
 from seqssm.training import origin, run
+from seqssm.training.callbacks import InterruptCheck
 from seqssm.training.external import flagged
+from seqssm.training.supervision import supervised
 from seqssm.training.task import Recorded, Task
 
 GROUPS = 20  # groups of records, each left out once
@@ -128,11 +130,12 @@ def record(domain: Domain, path: Path, overrides: Sequence[str] = (), stages: Se
     with tempfile.TemporaryDirectory(prefix="seqssm-") as folder:
         flags = [*overrides, "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
         cli, _, _ = run.prepare_evaluation(domain, "test", path, flags, output=folder, stages=stages)
-        cli.trainer.callbacks.append(_Batches())  # type: ignore[attr-defined]
+        cli.trainer.callbacks += [_Batches(), InterruptCheck()]  # type: ignore[attr-defined]
         task = cli.model
         task.recorded = []
         try:
-            cli.trainer.test(task, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
+            with supervised(cli.trainer):
+                cli.trainer.test(task, datamodule=cli.datamodule, ckpt_path=path, verbose=False, weights_only=True)
         except InputError as error:
             own = {name: value for name, value in cli.datamodule.hparams.items() if name not in flagged(overrides)}
             raise origin.with_option(error, own) from None

@@ -325,7 +325,13 @@ def prepare_evaluation(
     """Build what an evaluation needs.
 
     Args:
-        domain, command, run, overrides, output, data, timeout: as for `evaluate`.
+        domain: domain of the run.
+        command: ``"validate"`` or ``"test"``.
+        run: a run folder, a checkpoint or a set of students.
+        overrides: LightningCLI flags of data and trainer.
+        output: results folder, as for `evaluate`.
+        data: the data module that the model was trained on.
+        timeout: seconds to wait for another process.
         stages: networks whose outputs are added to those of the checkpoint's; by default those in a set of students.
 
     Returns:

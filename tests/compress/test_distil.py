@@ -103,6 +103,23 @@ def test_an_interrupted_distillation_is_continued(folder, monkeypatch, capsys, s
             assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.parametrize("of", ["teacher", "student"])
+def test_an_interrupted_test_is_reported(folder, monkeypatch, capsys, of):
+    """Lightning ended the command with exit code 1 and no message."""
+    step = Task.test_step
+
+    def test_step(task, batch, batch_idx):
+        if (task.hparams["teacher"] is None) == (of == "teacher"):
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(task, batch, batch_idx)
+
+    monkeypatch.setattr(Task, "test_step", test_step)
+    assert main([*DISTILL, "set.ckpt"]) == 130
+    hint = f"; continue with: {AGAIN}" if of == "student" else ""  # before, nothing is begun
+    assert capsys.readouterr().err.endswith(f"seqssm: interrupted{hint}\n")
+    assert Path("set").exists() == bool(hint)
+
+
 def test_other_options_are_no_continuation(folder, monkeypatch, capsys):
     interrupt(monkeypatch, "student-2")
     resume = [*DISTILL, "set.ckpt", "--resume"]
