@@ -15,6 +15,7 @@ import yaml
 from seqssm.domain import Domain, domains, find_domain, resolve
 from seqssm.errors import InputError, no_such_model
 from seqssm.files.disk import require_writable
+from seqssm.files.outputs import STUDENTS
 from seqssm.metrics.metric import Metric
 from seqssm.metrics.records import TestRecords, reliability
 from seqssm.plot.curves import COLORS, learning_curves, reliability_diagram
@@ -78,6 +79,8 @@ def read_run(path: str | Path) -> Run:
     """
     path = Path(path)
     if path.is_file() and path.suffix == ".ckpt":
+        if (path.with_suffix("") / STUDENTS).is_file():
+            raise InputError("is a set of students, which has no report; test prints its scores", file=path)
         path = path.parent
     if not path.exists():
         raise no_such_model(path)

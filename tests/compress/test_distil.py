@@ -175,6 +175,8 @@ def test_a_later_student_is_no_model_of_its_own(folder, capsys):
     assert "seqssm forecasting test whole.ckpt" in page
     assert "seqssm forecasting test whole/student-2" not in page
     assert "seqssm forecasting fit" not in page
+    assert main(["report", "whole.ckpt"]) == 2
+    assert "is a set of students, which has no report; test prints its scores" in capsys.readouterr().err
     for argv in (["forecasting", "fit", "--resume", "whole"], ["forecasting", "test", "whole"]):
         assert main(argv) == 2
         assert "whole: is the folder of a set of students" in capsys.readouterr().err
