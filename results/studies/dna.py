@@ -22,6 +22,8 @@ TITLES = {
     "gru": "bidirectional GRU",
     "kmers": "k-mer and position regression",
     "markov": "k-mer Markov model",
+    "pretrained": "convolutions and Mamba, after a language model of the genome (the preset)",
+    "scratch": "the same network from scratch",
 }
 PARAMETERS, LAYERS, CONTEXT = 300_000, 8, 512
 PIECES = 4  # epochs of a fit of `dna_architectures`: the budget is divided into them, and the last ends in a validation
@@ -88,6 +90,34 @@ def dna_promoters_table(study: dict[str, Any]) -> str:
     """MCC, AUROC and accuracy, with the published figure."""
     table = scores_table(study, ("mcc", "auroc", "accuracy"), "folds")
     return f"{table}\n\nFive folds; standard deviations are over the seeds. Published (CNNProm): MCC 0.84."
+
+
+def dna_promoters_pretrained() -> dict[str, Any]:
+    """E. coli promoters after a language model of the genome of strain 536: the seeds and folds of `dna_promoters`."""
+    name = "dna_promoters_pretrained"
+    before = RUNS / name / "genome"
+    genome = ("--config", "ecoli_pretrain")
+    bits = tested("dna", before, genome)["metrics"]["bits_per_base"]
+    starts = {
+        "pretrained": ("ecoli_promoters_finetune", "hybrid", "--model.init_from", relative(before / "best.ckpt")),
+        "scratch": ("ecoli_promoters_finetune", "hybrid"),
+        "cnn": ("ecoli_promoters", "cnn"),
+    }
+    rows, commands = [], ["seqssm dna fit " + " ".join(genome)]
+    for title, (preset, model, *words) in starts.items():
+        study = kfold(f"{name}/{title}", preset, model, *words, "--folds", "5", "--seeds", "1,2,3")
+        rows += [{**row, "model": title} for row in study["rows"]]
+        commands.append(study["command"])
+    seconds = sum(epoch["cpu_seconds"] for epoch in epochs(before / "log.csv"))
+    return {"commands": commands, "bits_per_base": bits, "pretraining_cpu_seconds": seconds, "rows": rows}
+
+
+def dna_promoters_pretrained_table(study: dict[str, Any]) -> str:
+    """MCC, AUROC and accuracy, and the cost of the language model."""
+    return (
+        f"{dna_promoters_table(study)} Pretraining, once: {study['pretraining_cpu_seconds']:.0f} CPU seconds, "
+        f"{study['bits_per_base']:.4f} bits per base."
+    )
 
 
 def dna_tata() -> dict[str, Any]:
@@ -370,6 +400,7 @@ def dna_yeast_table(study: dict[str, Any]) -> str:
 
 STUDIES: dict[str, Study] = {
     "dna_promoters": (dna_promoters, dna_promoters_table),
+    "dna_promoters_pretrained": (dna_promoters_pretrained, dna_promoters_pretrained_table),
     "dna_tata": (dna_tata, dna_tata_table),
     "dna_splice": (dna_splice, dna_splice_table),
     "dna_ctcf": (dna_ctcf, dna_ctcf_table),
