@@ -212,8 +212,13 @@ class SequenceLabels(ClassTask, GenomeTask):
         return model.predict(batch["ids"], None if bool(batch["mask"].all()) else batch["mask"])
 
     def soft_loss(self, outputs: dict[str, Tensor], wanted: dict[str, Tensor], temperature: float) -> Tensor:
+        theirs = wanted["logits"]
+        if self.hparams["target"] == "value":  # each model standardises by its own training records
+            assert self.teacher is not None
+            other, own = self.teacher.network, self.model
+            theirs = (theirs * other.scale + other.center - own.center) / own.scale  # type: ignore[operator]
         kinds = {"labels": of_labels, "value": of_values}
-        return kinds.get(self.hparams["target"], of_classes)(outputs["logits"], wanted["logits"], temperature)
+        return kinds.get(self.hparams["target"], of_classes)(outputs["logits"], theirs, temperature)
 
     @property
     def table(self) -> tuple[Metric, ...]:

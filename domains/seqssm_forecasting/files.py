@@ -194,6 +194,11 @@ def _wide(table: Table, reading: Reading) -> Series:
     _require_whole_dates(table, when, dates, columns)
     named = [*asked, *reading.named, *reading.future]
     splits = [one for one in split_columns(table, columns) if not (one.numeric and one.name in named)]
+    if reading.by_date and reading.text_columns != "drop":
+        known = [one for one in splits if not one.numeric]  # integers could be a series
+        note_splits(table, known, reading.axis is not None)
+        splits = [one for one in splits if one.numeric]
+        columns = [name for name in columns if name not in {one.name for one in known}]
     if reading.text_columns == "drop":
         note_splits(table, splits, reading.axis is not None)
         columns = _numeric(table, [name for name in columns if name not in {one.name for one in splits}])
@@ -337,16 +342,21 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
 
 
 def _require_no_splits(table: Table, splits: list[SplitColumn], when: str, dates: Dates, reading: Reading) -> None:
-    """Refuse columns of splits in a long table for training; report them if predicted or if to be dropped."""
+    """Refuse columns of splits in a long table, unless it is predicted, they are to be dropped, or dates are given.
+
+    Row numbers cannot be given as dates. Integers that do not follow the time may be anything.
+    """
     trained = reading.axis is not None
-    if not splits or trained or reading.text_columns == "drop":
+    if not splits or trained or reading.by_date or reading.text_columns == "drop" or dates.numbered:
         note_splits(table, splits, trained)
         return
     typed = _as_typed(table, when, dates)
     if all(one.wrong is None for one in splits):  # in the order of time, whatever the series
         rows = np.argsort(dates.values, kind="stable").tolist()
         splits, typed = [one.ordered(rows) for one in splits], [typed[row] for row in rows]
-    refuse_splits(table, splits, typed, series=False)
+    vague = [one for one in splits if one.numeric and one.begins() == (None, None)]
+    note_splits(table, vague, trained)
+    refuse_splits(table, [one for one in splits if one not in vague], typed, series=False)
 
 
 def _name(value: object) -> str:

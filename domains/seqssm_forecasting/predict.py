@@ -407,7 +407,9 @@ class ForecastPredictor(Predictor):
         return self.output_limits.rounded(means, sides[self.estimates.index(name) % len(sides)])
 
     def in_common(self) -> dict[str, Any]:
-        return {"horizon": self.horizon}
+        first = "none" if self.trained is None else f"from {self.trained + 1} on"
+        known = {"horizon": self.horizon, "recursive step": first}
+        return known if self.backtest is None else {**known, "horizon of training": self.summary["horizon"]}
 
     def merge(self, items: list[Any]) -> Any:
         """Average the forecasts and intervals of the last window."""

@@ -37,6 +37,7 @@ class Reading:
         step: name of the step between the dates of a trained model, for files too short to show it.
         axis: kind of the time axis of a trained model, ``"numbers"`` or ``"dates"``: ``2000`` is a number or a year.
         named: columns that another option or a trained model names as series; they are not taken for splits.
+        by_date: whether the user has said how the rows are split: from which dates on, or in which windows.
         calendar: ``"regular"``, or ``"observed"``: the time axis has only the times of the week with rows.
     """
 
@@ -58,6 +59,7 @@ class Reading:
     axis: str | None = None
     calendar: str = "regular"
     named: tuple[str, ...] = ()
+    by_date: bool = False
 
     def __post_init__(self) -> None:
         self.table_options().check(FLAGS)
@@ -107,6 +109,9 @@ class Reading:
         known = {one.name for one in fields(Reading)}
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
         own["columns"] = names_of(own.get("columns"))
+        own["by_date"] = bool(own.get("by_date")) or any(
+            plain.get(name) is not None for name in ("val_from", "windows")
+        )
         return Reading(**{name: value for name, value in own.items() if name in known})
 
 

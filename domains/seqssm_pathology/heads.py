@@ -442,7 +442,7 @@ def named_logits(summary: Mapping[str, Any]) -> Outputs:
             own = head.outputs
         names += [NAMED[type(head)][1].format(target=head.name, output=one) for one in own] if head.tag else own
     kind = "targets" if heads[0].tag else NAMED[type(heads[0])][0]
-    return Outputs(kind, tuple(names), "/".join(units) if all(units) else "")
+    return Outputs(kind, tuple(names), "/".join(units) if all(units) else "", convertible=kind == "time bins")
 
 
 def _rebuilt(values: dict[str, Any]) -> Head:

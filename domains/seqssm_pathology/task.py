@@ -24,13 +24,14 @@ from seqssm_pathology.answers import Target
 from seqssm_pathology.base import Output
 from seqssm_pathology.catalogue import LIMITS
 from seqssm_pathology.files import say
-from seqssm_pathology.heads import Head, SurvivalHead, named_logits, split_logits
+from seqssm_pathology.heads import Head, SurvivalHead, heads_of, named_logits, split_logits
 from seqssm_pathology.items import INPUTS
 from seqssm_pathology.manifest import Case
 from seqssm_pathology.metrics import METRICS
 from seqssm_pathology.model import NETWORKS
 from seqssm_pathology.outcomes import Collected
 from seqssm_pathology.ranges import UNUSUAL
+from seqssm_pathology.soft import converted
 from seqssm_pathology.survival import Followed, risk_groups
 
 ENDS = (f"{(100 - LEVEL) / 2:g} %", f"{(100 + LEVEL) / 2:g} %")
@@ -117,8 +118,14 @@ class PathologyTask(Task):
         return sum(losses[1:], losses[0]) / len(losses)
 
     def soft_loss(self, outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-        both = zip(self.heads, split_logits(self.heads, outputs), split_logits(self.heads, wanted))
-        losses = [head.soft_loss(own, theirs, temperature) for head, own, theirs in both]
+        assert self.teacher is not None
+        others = heads_of(self.teacher.summary)
+        losses = [
+            head.soft_loss(own, converted(theirs, other, head), temperature)
+            for head, own, other, theirs in zip(
+                self.heads, split_logits(self.heads, outputs), others, split_logits(others, wanted)
+            )
+        ]
         return sum(losses[1:], losses[0]) / len(losses)
 
     # -- validation and test -------------------------------------------------------------------------------------------

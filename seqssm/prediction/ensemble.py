@@ -48,12 +48,12 @@ class EnsemblePredictor(Predictor):
         if first.single() is not None:
             raise InputError(f"{first.single()}: not available for an ensemble; predict with one of its members")
         converted = first.unify(self.members)
-        self._require_equal_columns()
         for what, value in first.in_common().items():
             for member, name in zip(self.members, self.names):
                 if member.in_common().get(what) != value:
                     here = f"{names[0]}: {value}; {name}: {member.in_common().get(what)}"
-                    raise InputError(f"the members of the ensemble have different {what}s ({here})")
+                    raise InputError(f"the members of the ensemble differ in their {what} ({here})")
+        self._require_equal_columns()
         for line in converted:
             print(line, file=sys.stderr)
 
@@ -65,8 +65,8 @@ class EnsemblePredictor(Predictor):
             both = f"{self.names[0]} and {name}"
             if sorted(member.columns) == sorted(first.columns):
                 raise InputError(f"the members of the ensemble have their outputs in different orders ({both})")
-            other = [column for column in first.columns if column not in member.columns] or member.columns
-            raise InputError(f"the members of the ensemble have different outputs ({both}: {other[0]})")
+            other = min(set(first.columns) ^ set(member.columns), key=[*first.columns, *member.columns].index)
+            raise InputError(f"the members of the ensemble have different outputs ({both}: {other})")
 
     @property
     def estimates(self) -> list[str]:  # type: ignore[override]

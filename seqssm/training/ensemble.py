@@ -164,7 +164,7 @@ def _sources(paths: Sequence[Path]) -> list[list[Any]]:
 
 def members_of(study: Path) -> list[Path]:
     """List the finished runs of a `kfold` study, or of one of its models."""
-    inside = study if (study / PLAN).is_file() else study.parent
+    inside = study if (study / PLAN).is_file() else study.resolve().parent
     if not (inside / PLAN).is_file() or (study / BEST).is_file():
         return []
     runs = sorted(path.parent for path in study.glob(f"**/*seed-*/{BEST}"))
@@ -181,7 +181,7 @@ def warn_of_missing(path: str | Path) -> None:
     found = members_of(folder) if folder.is_dir() else []
     if not found:
         return
-    study = folder if (folder / PLAN).is_file() else folder.parent
+    study = folder if (folder / PLAN).is_file() else folder.parent if folder.name else folder.resolve().parent
     begun = [one for one in folder.glob("**/*seed-*") if PLACE.fullmatch(one.name) and (one / CONFIG).is_file()]
     lacking = [one for one in begun if one not in found]
     models = {one.parent for one in found}  # others may be statistics, which no ensemble has

@@ -32,8 +32,10 @@ def report_seen(task: Any, option: str, path: str | Path, entry: Mapping[str, An
         return
     run = RunFolder(find_checkpoint(path).parent)
     rows, tested = read_split(run), data.identities("test")
-    if rows is None or not tested:
-        why = f"no {SPLIT} beside it" if rows is None else "the test records have no ids"
+    theirs, ours = (set(one.get("columns") or ()) for one in (entry["data"], data.summary()))
+    if rows is None or not tested or theirs != ours:
+        why = "the test records have no ids" if not tested else "its data have other columns"
+        why = f"no {SPLIT} beside it" if rows is None else why
         same = entry["data_class"] == class_name(type(data))
         if not same or other_options(entry["data_hparams"], data, folder_of(run)):  # otherwise the split is the same
             note(f"{option} {path}: overlap with its training records was not checked ({why})")

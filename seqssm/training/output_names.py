@@ -19,11 +19,13 @@ class Outputs:
         kind: what they are, in the plural: classes, labels, time bins, quantiles.
         names: one name per output, in order; empty if they are unknown.
         unit: unit of the numbers in the names; empty if there is none, or it is unknown.
+        convertible: whether outputs of as many other names are converted to these for a student.
     """
 
     kind: str = ""
     names: tuple[str, ...] = ()
     unit: str = ""
+    convertible: bool = False
 
     def renamed(self, other: Outputs) -> bool:
         """Return whether outputs with the same positions have other names or another unit; False if unknown.
@@ -33,8 +35,11 @@ class Outputs:
         """
         if not self.names or not other.names:
             return False
-        units = {self.unit, other.unit} - {""}
-        return self.names != other.names or len(units) > 1
+        return self.names != other.names or self.other_unit(other)
+
+    def other_unit(self, other: Outputs) -> bool:
+        """Return whether both units are known and differ."""
+        return len({self.unit, other.unit} - {""}) > 1
 
     def listed(self, other: Outputs) -> str:
         """Format the names for a message: the first ones, or those from the first difference on.

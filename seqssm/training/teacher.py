@@ -29,12 +29,14 @@ class Teacher:
 
     Args:
         network: the network.
+        summary: summary of its data, which says what its outputs mean.
         weight: weight of the soft targets in the loss, from 0 to 1; the task's own loss has the rest.
         temperature: softens the probabilities of both.
     """
 
-    def __init__(self, network: nn.Module, weight: float, temperature: float) -> None:
-        self.network, self.weight, self.temperature = network.requires_grad_(False), weight, temperature
+    def __init__(self, network: nn.Module, summary: Mapping[str, Any], weight: float, temperature: float) -> None:
+        self.network, self.summary = network.requires_grad_(False), summary
+        self.weight, self.temperature = weight, temperature
 
     def loss(self, task: Any, batch: dict[str, Any], own: tuple[Tensor, Any], state: Tensor) -> Tensor:
         """Compute the loss of a training batch.
@@ -84,8 +86,8 @@ def in_place_of(task: Any, network: nn.Module) -> Iterator[None]:
         task._modules["model"] = kept
 
 
-def load(task: Any, path: str | Path) -> nn.Module:
-    """Return the network of a teacher.
+def load(task: Any, path: str | Path) -> tuple[nn.Module, Mapping[str, Any]]:
+    """Return the network of a teacher, and the summary of its data.
 
     Args:
         task: the task that learns.
@@ -109,7 +111,7 @@ def load(task: Any, path: str | Path) -> nn.Module:
     if data is not None and entry["data_class"] == class_name(type(data)):
         _require_inputs(entry["data_hparams"], data, folder_of(RunFolder(find_checkpoint(path).parent)))
     report_seen(task, "--model.teacher", path, entry)
-    return teacher.model
+    return teacher.model, entry["data"]
 
 
 def _require_outputs(task: Any, data: Any, teacher: Any, entry: Mapping[str, Any]) -> None:
@@ -126,7 +128,9 @@ def _require_outputs(task: Any, data: Any, teacher: Any, entry: Mapping[str, Any
     """
     theirs = task.named_outputs(teacher.hparams, entry["data"])
     ours = task.named_outputs(task.hparams, {} if data is None else data.summary())
-    if theirs.renamed(ours) or (theirs.names and ours.names and theirs.kind != ours.kind):
+    known = bool(theirs.names and ours.names)
+    converted = ours.convertible and len(theirs.names) == len(ours.names) and not theirs.other_unit(ours)
+    if (known and theirs.kind != ours.kind) or (theirs.renamed(ours) and not converted):
         kind = "" if ours.kind == theirs.kind else f" {ours.kind}"
         raise InputError(
             f"--model.teacher: its {theirs.kind} are {theirs.listed(ours)}; the model's{kind} are {ours.listed(theirs)}"
@@ -164,7 +168,7 @@ def prepare(task: Any) -> None:
     """
     h = task.hparams
     if h["teacher"]:
-        task.teacher = Teacher(load(task, h["teacher"]), h["teacher_weight"], h["teacher_temperature"])
+        task.teacher = Teacher(*load(task, h["teacher"]), h["teacher_weight"], h["teacher_temperature"])
     if h["binary"] and task.trainer.is_global_zero:
         binary, total = binary_share(task.model)
         print(f"binary: {binary:,} of {total:,} parameters ({100 * binary / total:.1f} %)")

@@ -108,6 +108,10 @@ def test_a_series_that_one_model_does_not_know_is_not_averaged(panel, others, tm
 def test_models_of_other_horizons_are_refused(panel, others, tmp_path):
     """The reason of every row was an internal error."""
     path = ensemble.combine([others[0], others[3]], tmp_path / "two.ckpt", ["a", "b"])
-    with pytest.raises(InputError, match=r"different horizons \(a: 6; b: 12\)"):
+    with pytest.raises(InputError, match=r"differ in their horizon \(a: 6; b: 12\)"):
         seqssm.load(path).predict(panel)
     assert len(seqssm.load(path).predict(panel, horizon=6)) == 18
+    with pytest.raises(InputError, match=r"recursive step \(a: from 7 on; b: none\)"):
+        seqssm.load(path).predict(panel, horizon=12)
+    with pytest.raises(InputError, match="horizon of training"):
+        seqssm.load(path).predict(panel, horizon=6, backtest=2)

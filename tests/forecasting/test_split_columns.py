@@ -55,6 +55,8 @@ def test_words_are_named(frame, read, order):
     with pytest.raises(InputError, match=rf"column role holds splits \({order[0]}\); .*: {advice}, .* drop"):
         read(long)  # were ignored with a note, and the rows split by percentages
     assert note in read(long, text_columns="drop").notes
+    assert note in read(long, by_date=True).notes  # as the message advises
+    assert note in read(frame, by_date=True).notes
     trained = {"dated": True, "numbered": False, "freq": "D", "columns": ["a", "b"]}
     assert "column role holds splits and is not used" in files.read_for_model(long, Reading(), trained)[0].notes
 
@@ -82,8 +84,11 @@ def test_numbers_in_columns_of_splits_are_no_series(frame, read, name, cells, va
     assert name in files.read_series(frame, data.reading)[0].columns
     rows = [(one, *row) for one in "ab" for row in zip(frame["date"], range(ROWS), cells)]
     long = pd.DataFrame(rows, columns=["unique_id", "ds", "y", name])
-    with pytest.raises(InputError, match=rf"column {name} seems to hold splits \({values}\); .* drop leaves"):
-        files.read_series(long)
+    if begin == ("DATE", "DATE"):  # integers that do not follow the time may be anything
+        assert NOTE.format(name=name) in files.read_series(long)[0].notes
+    else:
+        with pytest.raises(InputError, match=rf"column {name} seems to hold splits \({values}\); .* drop leaves"):
+            files.read_series(long)
     assert NOTE.format(name=name) in files.read_series(long, Reading(text_columns="drop"))[0].notes
 
 
@@ -140,3 +145,15 @@ def test_errors_of_data_frames_name_no_line(frame):
     for reading in (Reading(columns=("s7",)), Reading(time_column="when"), Reading(future=("plan",))):
         with pytest.raises(InputError, match=r"^DataFrame: has no column"):
             files.read_series(frame, reading)
+
+
+def test_row_numbers_are_not_advised_as_dates():
+    rows = [(name, k, 0.5 * k, word) for name in "ab" for k, word in enumerate(WORDS)]
+    long = pd.DataFrame(rows, columns=["unique_id", "ds", "y", "split"])
+    assert NOTE.format(name="split") in files.read_series(long)[0].notes
+
+
+def test_dates_of_the_data_module_answer_a_column_of_splits(frame):
+    data = ForecastingData(file=frame, val_from="2024-01-21", test_from="2024-02-10")
+    assert data.reading.by_date
+    assert not ForecastingData(file=frame).reading.by_date
