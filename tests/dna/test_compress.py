@@ -8,9 +8,11 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from seqssm_dna.labels_task import SequenceLabels
 
 import seqssm
 from seqssm.cli.main import main
+from seqssm.training.teacher import Teacher
 
 from .conftest import SMALL
 
@@ -145,3 +147,17 @@ def test_labelled_files_evaluate_a_classifier(runs, hybrids, compress, tmp_path)
     assert re.search(rf"\b{len(table)} records", printed), printed
     report = seqssm.load(hybrids / "plain").test(other)
     assert 0 <= report.metrics["accuracy"] <= 1
+
+
+def test_the_numbers_of_a_teacher_are_converted_to_the_students_scale():
+    """The student learned standardised values, and wrote them with its own mean and scale."""
+    tasks = [SequenceLabels(network="cnn", target="value", classes=["expression"], d_model=8) for _ in range(2)]
+    for task, center, scale in zip(tasks, (70.0, 60.0), (8.0, 20.0)):
+        task.configure_model()
+        task.model.center.fill_(center)
+        task.model.scale.fill_(scale)
+    student, teacher = tasks
+    student.teacher = Teacher(teacher.model, {}, 1.0, 1.0)
+    theirs = torch.tensor([[0.0], [1.5]])
+    own = (20 * theirs + 60 - 70) / 8
+    assert float(student.soft_loss({"logits": own}, {"logits": theirs}, 1.0)) < 1e-10
