@@ -32,7 +32,7 @@ def report_seen(task: Any, option: str, path: str | Path, entry: Mapping[str, An
         return
     run = RunFolder(find_checkpoint(path).parent)
     rows, tested = read_split(run), data.identities("test")
-    theirs, ours = (set(one.get("columns") or ()) for one in (entry["data"], data.summary()))
+    theirs, ours = (_columns(one) for one in (entry["data"], data.summary()))
     if rows is None or not tested or theirs != ours:
         why = "the test records have no ids" if not tested else "its data have other columns"
         why = f"no {SPLIT} beside it" if rows is None else why
@@ -81,3 +81,9 @@ def seen(tested: Rows, run: Rows, own: Rows, positional: Sequence[str]) -> dict[
         if row["split"] in TRAINED_ON
     ]
     return overlapping(tested, others)
+
+
+def _columns(summary: Mapping[str, Any]) -> set[str]:
+    """Return the names of the columns of a table, of which identities are digests; empty for other data."""
+    found = summary.get("columns")
+    return set(found) if isinstance(found, list | tuple) else set()

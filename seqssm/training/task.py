@@ -202,7 +202,8 @@ class Task(LightningModule):
         Returns:
             By default the argument ``classes``, if there is one.
         """
-        return Outputs("classes", tuple(map(str, hparams.get("classes") or ())))
+        names = hparams.get("classes")  # names, or in some domains their number
+        return Outputs("classes", tuple(map(str, names)) if isinstance(names, list | tuple) else ())
 
     @abstractmethod
     def step(self, batch: dict[str, Any]) -> tuple[Tensor, Any]:
