@@ -19,7 +19,7 @@ from seqssm.compress.compare import record, scores
 from seqssm.compress.students import Row, State, flags_of
 from seqssm.domain import Domain, find_domain
 from seqssm.errors import InputError
-from seqssm.files import notes
+from seqssm.files import fingerprint, notes
 from seqssm.files.disk import Begun
 from seqssm.files.outputs import STUDENTS, require_students
 from seqssm.metrics.metric import direction
@@ -231,11 +231,14 @@ def _distil(request: Request, domain: Domain, path: Path, state: State, progress
         """Train and test a model, unless an earlier command has; return its checkpoint."""
         best = state.folder / name / BEST
         if title in state.rows and best.is_file():
+            if state.rows[title].digest != fingerprint.of_files([best]):
+                words = "has changed since it was tested in the set; start again with --overwrite"
+                raise InputError(f"--resume: {words}", file=best)
             progress("  already finished")
             return best
         _train(domain, request, path, state.folder / name, sizes.hparams(*size), stages)
         found = record(domain, best, flags, stages)
-        state.keep(Row(title, *size, flops, scores(found, found.recorded or [])))
+        state.keep(Row(title, *size, flops, scores(found, found.recorded or []), fingerprint.of_files([best])))
         return best
 
     stages: list[nn.Module] = []

@@ -25,6 +25,7 @@ class Row:
         width, depth: its size; of a sum of several, that of the last one.
         flops: operations per record as a fraction of the teacher's.
         scores: its test scores.
+        digest: digest of the checkpoint of a student or of the control.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Row:
     depth: int
     flops: float
     scores: dict[str, float]
+    digest: str = ""
 
 
 class State:

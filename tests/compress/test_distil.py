@@ -64,7 +64,8 @@ def interrupt(monkeypatch, folder: str) -> None:
 
 
 def rows(folder: str) -> list[dict]:
-    return json.loads(Path(folder, "distill.json").read_text())["rows"]
+    kept = json.loads(Path(folder, "distill.json").read_text())["rows"]
+    return [{name: value for name, value in row.items() if name != "digest"} for row in kept]
 
 
 def test_the_data_are_described_once(tmp_path, monkeypatch, capsys):
@@ -142,6 +143,16 @@ def test_other_options_are_no_continuation(folder, monkeypatch, capsys):
     shutil.copy("whole/control/best.ckpt", "run/best.ckpt")
     assert main(resume) == 2
     assert "the teacher has changed since the first student was trained" in capsys.readouterr().err
+
+
+def test_a_student_that_was_trained_on_is_not_taken_again(folder, capsys):
+    """The set was written with another first student than the second one was trained with."""
+    assert main(["forecasting", "fit", "--resume", "whole/student-1", "--trainer.max_epochs", "3"]) == 0
+    capsys.readouterr()
+    shutil.copy("whole/student-1/last.ckpt", "whole/student-1/best.ckpt")
+    assert main([*DISTILL, "whole.ckpt", "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert "student-1/best.ckpt: --resume: has changed since it was tested in the set; start again with" in error
 
 
 def test_a_later_student_is_no_model_of_its_own(folder, capsys):
