@@ -128,7 +128,7 @@ def test_frames_of_other_libraries(trained, my_csv):
     model = seqssm.load(trained)
     expected = model.predict(frame)["yhat"]
     np.testing.assert_array_equal(model.predict(pa.Table.from_pandas(frame))["yhat"], expected)
-    polars = pytest.importorskip("polars", reason="polars is not installed: pip install polars")
+    polars = pytest.importorskip("polars", reason="polars is not installed: pip install 'seqssm[dev]'")
     np.testing.assert_array_equal(model.predict(polars.from_pandas(frame))["yhat"], expected)
     with pytest.raises(InputError, match="cannot be converted to a pandas DataFrame"):
         model.predict(pa.chunked_array([[1.0, 2.0]]))
