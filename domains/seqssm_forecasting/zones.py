@@ -13,7 +13,7 @@ import pandas as pd
 
 from seqssm.errors import InputError
 
-DAY = np.timedelta64(1, "D")
+DAY, HOUR = np.timedelta64(1, "D"), np.timedelta64(1, "h")
 
 
 def settle(
@@ -44,12 +44,32 @@ def settle(
         local = dates.tz_localize("UTC").tz_convert(name).tz_localize(None)
     else:
         local = dates
-    steps = np.diff(np.unique(local.to_numpy()))
-    if clock or (len(steps) and steps.min() >= DAY):
-        return local, name, False, notes
+    days = local if clock else _days(local, name)
+    if days is not None:
+        return days, name, False, notes
     if not offset:
         utc = _to_utc(local, name, path, notes)
     return utc, name, True, notes
+
+
+def _days(local: pd.DatetimeIndex, zone: str) -> pd.DatetimeIndex | None:
+    """Return the local dates of steps of a day or longer; None for shorter ones.
+
+    A day that has no midnight, because the clocks went forward then, begins at 01:00 in the files of others; here all
+    days begin at midnight.
+    """
+    shortest = _shortest(local)
+    if shortest is not None and DAY - HOUR <= shortest < DAY:
+        midnight = local.normalize()
+        first = midnight.tz_localize(zone, ambiguous=np.ones(len(local), bool), nonexistent="shift_forward")
+        local = local.where(first.tz_localize(None) != local, midnight)
+        shortest = _shortest(local)
+    return local if shortest is not None and shortest >= DAY else None
+
+
+def _shortest(dates: pd.DatetimeIndex) -> np.timedelta64 | None:
+    steps = np.diff(np.unique(dates.to_numpy()))
+    return steps.min() if len(steps) else None
 
 
 def _to_utc(local: pd.DatetimeIndex, zone: str, path: Path, notes: list[str]) -> pd.DatetimeIndex:

@@ -293,6 +293,21 @@ def test_days_need_no_midnight(run):
     assert (found.freq, len(found.series)) == ("D", 60)
 
 
+@pytest.mark.parametrize("zone, day", [("America/Sao_Paulo", "2018-11-04"), ("America/Santiago", "2018-08-12")])
+def test_days_without_midnight_begin_an_hour_later(run, zone, day):
+    """pandas' daily means of hours in such a zone have one date at 01:00; so do files that were written from them."""
+    hours = pd.date_range("2018-07-15 12:00", "2018-12-15", freq="h", tz="UTC").tz_convert(zone)
+    daily = pd.Series(1.0, index=hours).resample("D").sum()
+    assert f"{day} 01:00" in str(daily.index[daily.index.hour == 1][0])
+    frame = pd.DataFrame({"ds": daily.index, "a": daily.to_numpy()})
+    typed = run(frame, name="x.parquet")
+    text = run(frame.assign(ds=frame["ds"].astype(str)), reading=Reading(timezone=zone))
+    for found in (typed, text):
+        assert (found.freq, len(found.series)) == ("D", len(daily))
+        written = zones.written(found.series.dates, found.series.zone, found.series.utc)
+        assert [str(one) for one in written] == [str(one) for one in daily.index]
+
+
 def test_date_formats_and_other_encodings(tmp_path):
     path = tmp_path / "x.csv"
     lines = [f"{day:02d}.12.2024;{day},5;{day}" for day in range(1, 20)]
