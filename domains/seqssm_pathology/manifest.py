@@ -18,7 +18,7 @@ import numpy as np
 
 from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.dialect import TableOptions
-from seqssm.files.folds import is_fold_column
+from seqssm.files.folds import is_fold_column, is_set_column
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import Decimal
 from seqssm.files.splits import NO_COLUMN, split_column, split_of_flag
@@ -324,7 +324,7 @@ def _marks(table: Table, rows: list[_Row], columns: Columns, level: str) -> dict
     """Return the distinct cells of each record in the columns of splits, by column."""
     found: dict[str, dict[str, list[str]]] = {}
     for name in table.columns:
-        named = name == columns.split or is_fold_column(name) or split_of_flag(name)
+        named = name == columns.split or is_fold_column(name) or is_set_column(name) or split_of_flag(name)
         if name in columns.used or not (named or split_column(table, [name])):
             continue
         own = found.setdefault(name, {})

@@ -17,6 +17,7 @@ _NAME = re.compile(
     r"|(?:cv|x_?val|cross_?val(?:idation)?)(?:_?(?:id|split|group|part|partition|set))?"
     r"|splits?|partitions?|subset"
 )
+_SET = re.compile(r"(?:data_?)?sets?")
 LISTED = 5  # maximum number of merged folds in a message
 MOST_NAMES = 50  # maximum number of folds with names, and in columns whose name does not say that they hold folds
 OTHER = "or pass --data.split_column none for random folds"
@@ -63,6 +64,12 @@ class FoldColumn:
         """Number of folds."""
         return len(self.cells)
 
+    @property
+    def numbers_splits(self) -> bool:
+        """Whether the column may number train, val and test: its name says splits or sets, and it has three numbers."""
+        numbers = [re.sub(r"\.0+$", "", self.cells[number]) for number in sorted(self.cells)]
+        return re.search("fold|cv|val", _plain(self.name)) is None and numbers in (list("012"), list("123"))
+
     def span(self) -> str:
         """Describe the folds: ``0 to 4``."""
         ordered = [self.cells[number] for number in sorted(self.cells)]
@@ -108,6 +115,8 @@ class FoldColumn:
             way_out = f"use --data.folds {self.count}, {OTHER}"
             if self.count < least:
                 way_out = f"at least {least} are needed; {OTHER.removeprefix('or ')}"
+            if self.numbers_splits:
+                way_out = f"if {self.span()} are splits, write train, val and test; if they are folds, {way_out}"
             raise InputError(f"column {self.name} has {self.count} folds, not {count}: {way_out}", file=file)
         return {number: rank % count for rank, number in enumerate(sorted(self.cells))}
 
@@ -142,7 +151,20 @@ def is_fold_column(column: str) -> bool:
     Args:
         column: name of the column.
     """
-    return _NAME.fullmatch(re.sub(r"[\s_.-]+", "_", column.strip().casefold())) is not None
+    return _NAME.fullmatch(_plain(column)) is not None
+
+
+def is_set_column(column: str) -> bool:
+    """Whether a column is called ``set``, which may number train, val and test, or anything else.
+
+    Args:
+        column: name of the column.
+    """
+    return _SET.fullmatch(_plain(column)) is not None
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s_.-]+", "_", column.strip().casefold())
 
 
 def read_folds(name: str, cells: Iterable[object], words: bool = True) -> FoldColumn | None:
@@ -211,15 +233,17 @@ def _fold_of(text: str) -> tuple[str, int] | None:
 def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, FoldColumn]:
     """Return the columns that hold folds by their names and cells, without copies of others.
 
-    Columns without "fold" in the name hold 3 to 50.
+    Columns without "fold" in the name hold 3 to 50; one such as ``set`` three, which may be splits.
 
     Args:
         columns: cells of columns, by column.
     """
     found: dict[str, FoldColumn] = {}
-    for name in filter(is_fold_column, columns):
+    for name in columns:
         named = "fold" in name.casefold()
-        folds = read_folds(name, columns[name], named)
+        folds = read_folds(name, columns[name], named) if is_fold_column(name) or is_set_column(name) else None
+        if folds is not None and is_set_column(name) and not folds.numbers_splits:
+            continue
         if folds is not None and (folds.count >= 2 if named else 3 <= folds.count <= MOST_NAMES):
             equal = any((one.numbers, one.damaged) == (folds.numbers, folds.damaged) for one in found.values())
             found |= {} if equal else {name: folds}

@@ -123,3 +123,18 @@ def test_flags_of_folds_are_to_be_merged():
     assert found is not None
     with pytest.raises(InputError, match="fold_0 and fold_1 and fold_2 hold folds: if each marks one fold, merge them"):
         found.require(str, "a.csv")
+
+
+@pytest.mark.parametrize("name", ["split", "set", "Data set", "partition"])
+@pytest.mark.parametrize("cells", ["012", "123"])
+def test_numbers_of_splits_are_not_advised_as_folds_alone(name, cells):
+    """0, 1 and 2 for train, val and test: three folds of them would test on what is meant for training."""
+    found = chosen_folds({name: list(cells) * 4}, None)
+    assert found is not None
+    with pytest.raises(InputError, match=f"if {cells[0]} to {cells[2]} are splits, write train, val and test"):
+        found.merged(5, "a.csv")
+
+
+def test_a_column_set_with_other_numbers_holds_no_folds():
+    assert fold_columns({"set": list("0123"), "SET": list("678")}) == {}
+    assert chosen_folds({"cv_fold": list("012")}, None) is not None

@@ -293,7 +293,7 @@ def test_days_need_no_midnight(run):
     assert (found.freq, len(found.series)) == ("D", 60)
 
 
-@pytest.mark.parametrize("zone, day", [("America/Sao_Paulo", "2018-11-04"), ("America/Santiago", "2018-08-12")])
+@pytest.mark.parametrize(("zone", "day"), [("America/Sao_Paulo", "2018-11-04"), ("America/Santiago", "2018-08-12")])
 def test_days_without_midnight_begin_an_hour_later(run, zone, day):
     """pandas' daily means of hours in such a zone have one date at 01:00; so do files that were written from them."""
     hours = pd.date_range("2018-07-15 12:00", "2018-12-15", freq="h", tz="UTC").tz_convert(zone)
