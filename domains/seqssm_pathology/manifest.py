@@ -26,6 +26,7 @@ from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
 from seqssm.metrics.classes import RARE, class_list, rare_classes
 from seqssm_pathology.answers import (
+    LABELS,
     MISSING,
     Columns,
     Target,
@@ -221,11 +222,15 @@ def _require_columns(table: Table, target: Target | None, columns: Columns) -> N
 
 
 def _require_several(table: Table, target: Target, columns: Columns) -> None:
-    """Reject a manifest without one of the columns of several targets."""
+    """Reject a manifest without one of the columns of several targets, and one named like the group of labels."""
     names = list(columns.labels) if target == "labels" else []
     if target == "several":
         names = [name for name, _ in columns.several]
         names += [columns.flag] if any(kind == "survival" for _, kind in columns.several) else []
+        kinds = dict(columns.several)
+        if "label" in kinds.values() and kinds.get(LABELS, "label") != "label":
+            message = f"--data.targets {LABELS}: this is the name of the targets of kind label; rename the column"
+            raise InputError(message, file=table.path)
     for name in names:
         if name not in table.frame:
             option = "label_columns" if target == "labels" else "targets"

@@ -273,6 +273,10 @@ def test_survival_in_one_declared_unit(column, declared, unit, fit, cohort, tmp_
         (["--data.target", "several", "--data.targets", '{"label": "class"}'], "--data.targets"),
         (["--data.target", "several", "--data.targets", '{"none": "label"}'], "no column none"),
         (["--data.target", "several", "--data.targets", '{"label": "regression"}'], "label is 'normal', not a number"),
+        (
+            ["--data.target", "several", "--data.targets", '{"labels": "classification", "EGFR": "label"}'],
+            "--data.targets labels: this is the name of the targets of kind label; rename the column",
+        ),
     ],
 )
 def test_wrong_targets_are_one_line(words, message, fit, cohort, tmp_path, capsys):
