@@ -158,7 +158,7 @@ def brier(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def calibration(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> Reliability:
     """Compare predicted and observed frequencies in bins of equal width, all classes pooled."""
-    return reliability("all classes", *known(truth, scores), bins)
+    return reliability("all classes", truth.ravel(), scores.ravel(), bins)
 
 
 def calibration_error(truth: np.ndarray, scores: np.ndarray, bins: int = 10) -> float:

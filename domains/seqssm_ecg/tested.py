@@ -12,7 +12,7 @@ import pandas as pd
 
 from seqssm.metrics.columns import ID, OutputColumns, read_test_records
 from seqssm.metrics.records import TestRecords
-from seqssm_ecg.metrics import Predictions, known, summary
+from seqssm_ecg.metrics import Predictions, summary
 
 
 def test_records(run: Path, entry: dict[str, Any]) -> TestRecords | None:
@@ -51,7 +51,7 @@ def output_columns(hparams: Mapping[str, Any]) -> OutputColumns:
 
 
 def _records(frame: pd.DataFrame, classes: Sequence[str], found: Predictions) -> TestRecords:
-    pairs: Any = dict(zip(classes, map(known, found.truth.T, found.scores.T)))
+    pairs = dict(zip(classes, zip(found.truth.T, found.scores.T)))
     return TestRecords(frame[ID].tolist(), lambda index: summary(found.rows(index)), pairs)
 
 

@@ -17,7 +17,8 @@ class TestRecords:
     Attributes:
         ids: record ids, unique.
         scores: computes the scores of some records by name, from their positions, (m,) int.
-        probabilities: class name -> (labels, (n,) bool; predicted probabilities, (n,)). Empty for other tasks.
+        probabilities: class name -> (labels, (n,): 1, 0 or NaN if unknown; predicted probabilities, (n,)). Empty for
+            other tasks.
     """
 
     __test__ = False  # not a test of pytest
@@ -57,16 +58,19 @@ def reliability(name: str, truth: np.ndarray, probabilities: np.ndarray, bins: i
 
     Args:
         name: the class.
-        truth: labels, (n,) bool.
+        truth: labels, (n,): 1 or 0; NaN if unknown, such records are left out.
         probabilities: predicted probabilities, (n,).
         bins: number of bins over [0, 1]; empty ones are left out.
     """
+    truth = np.asarray(truth, dtype=float)
+    known = ~np.isnan(truth)
+    truth, probabilities = truth[known], probabilities[known]
     place = np.minimum((probabilities * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
     used = count > 0
     count, n = count[used], count[used].astype(float)
     predicted = np.bincount(place, weights=probabilities, minlength=bins)[used] / n
-    observed = np.bincount(place, weights=truth.astype(float), minlength=bins)[used] / n
+    observed = np.bincount(place, weights=truth, minlength=bins)[used] / n
     low, high = wilson(observed, n)
     return Reliability(name, predicted, observed, count, low, high)
 

@@ -206,7 +206,8 @@ def different_labels(first: Compared, other: Compared) -> str:
     order = np.array([place[name] for name in first.records.ids], dtype=np.int64)
     changed = np.zeros(len(order), dtype=bool)
     for name, (labels_of_class, _) in theirs.items():
-        changed |= np.asarray(labels_of_class, dtype=bool) != np.asarray(mine[name][0], dtype=bool)[order]
+        a, b = np.asarray(labels_of_class, dtype=float), np.asarray(mine[name][0], dtype=float)[order]
+        changed |= (a != b) & ~(np.isnan(a) & np.isnan(b))  # NaN: unknown
     return f"different labels of {int(changed.sum())} of {len(order)} records" if changed.any() else ""
 
 

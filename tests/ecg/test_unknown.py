@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -172,7 +173,10 @@ def test_a_run_and_a_study_on_partly_labelled_records(made, tmp_path, capsys):
     from seqssm_ecg.tested import test_records
 
     found = test_records(tmp_path / "run", {"hparams": {"classes": [row["class"] for row in table]}})
-    assert len(found.probabilities["AF"][0]) == 5
+    assert np.isfinite(found.probabilities["AF"][0]).sum() == 5
+    shutil.copytree(tmp_path / "run", tmp_path / "same")
+    assert main(["compare", str(tmp_path / "run"), str(tmp_path / "same")]) == 0, "an index error"
+    assert "on the same 9 records" in capsys.readouterr().out
     assert found.scores(np.arange(9))["auroc"] == pytest.approx(content["metrics"]["auroc"], abs=1e-4)
     frame.drop(columns="split").to_csv(tmp_path / "k.csv", index=False)
     argv = ["ecg", "kfold", "--config", "ecg_small", "--data.manifest", str(tmp_path / "k.csv"), "--folds", "3"]

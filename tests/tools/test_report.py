@@ -232,6 +232,8 @@ def test_calibrated_probabilities_lie_on_the_diagonal():
     assert found.error < 0.01
     assert ((found.low < found.predicted) & (found.predicted < found.high)).mean() >= 0.8
     assert reliability("b", random.random(40_000) < p / 2, p).error == pytest.approx(0.25, abs=0.01)
+    found = reliability("c", np.array([1, 0, np.nan, 0]), np.array([0.9, 0.1, 0.5, 0.1]))
+    assert (found.count.tolist(), found.observed.tolist()) == ([2, 1], [0, 1]), "an unknown label"
 
 
 def test_the_wilson_interval_has_published_values():
@@ -266,7 +268,7 @@ def test_a_study_without_a_finished_run_is_one_line(command, tmp_path, capsys):
 
 def test_runs_with_other_labels_of_the_same_records_are_not_paired():
     def of(names, **labels):
-        found = {name: (np.array(own, dtype=bool), np.zeros(3)) for name, own in labels.items()}
+        found = {name: (np.array(own, dtype=float), np.zeros(3)) for name, own in labels.items()}
         return Compared("run", Run(None, None), {}, TestRecords(names, lambda index: {}, found), set(names))
 
     first = of(["a", "b", "c"], AF=[1, 0, 0])
@@ -275,6 +277,9 @@ def test_runs_with_other_labels_of_the_same_records_are_not_paired():
     more = of(["a", "b", "c"], AF=[1, 0, 0], MI=[0, 0, 0])
     assert different_labels(first, more) == "different classes (AF, MI, not AF)"
     assert different_labels(first, of(["a", "b", "c"])) == "", "no classes"
+    gap = of(["a", "b", "c"], AF=[1, np.nan, 0])
+    assert different_labels(gap, of(["c", "a", "b"], AF=[0, 1, np.nan])) == "", "the same label is unknown"
+    assert different_labels(first, gap) == "different labels of 1 of 3 records"
 
 
 def test_a_test_of_another_checkpoint_has_a_folder_of_its_own(tested, tmp_path, capsys):
