@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,7 +217,8 @@ class _Scanner:
         """Yield the bytes of the file in blocks of `size`, with line ends converted to ``\\n``."""
         head = file.read(HEAD)
         old_mac = is_old_mac(head)
-        head = head.removeprefix(b"\xef\xbb\xbf")
+        if head.startswith(BOM_UTF8):
+            head, self.offset = head[len(BOM_UTF8) :], len(BOM_UTF8)
         require_text(head, self.path)
         self._require_fasta(head.replace(b"\r", b"\n") if old_mac else head)
         for start in range(0, len(head), size):

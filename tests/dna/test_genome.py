@@ -33,8 +33,9 @@ def index_files() -> list[Path]:
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("layout", [(60, "\n"), (60, "\r\n"), (None, "\n"), (50, "\r")])
-def test_fetching_is_slicing(write, compression, layout):
-    genome = Genome(write(fasta(RECORDS, *layout), compression=compression))
+@pytest.mark.parametrize("mark", ["", "\ufeff"])  # byte-order mark, of three bytes
+def test_fetching_is_slicing(write, compression, layout, mark):
+    genome = Genome(write(mark + fasta(RECORDS, *layout), compression=compression))
     indexed = compression in ("plain", "bgzf")
     assert genome.held is not indexed
     assert len(index_files()) == indexed
