@@ -21,7 +21,7 @@ from seqssm.errors import InputError, no_column
 from seqssm.files.content import DAMAGED, read_bytes
 from seqssm.files.folds import fold_columns, unused_folds
 from seqssm.files.notation import is_number
-from seqssm.files.numbers import MISSING, numbers
+from seqssm.files.numbers import MISSING, holds_truth, numbers
 from seqssm.files.tables import Table, read_table, suffix_of, table_of_frame
 from seqssm_forecasting import zones
 from seqssm_forecasting.dates import Dates, read_dates
@@ -43,7 +43,11 @@ TOTAL = re.compile(
 )
 """Names of a row of totals."""
 DATED = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})\b.*")
-PARTS = ("time", "hour", "hours", "hour ending", "hr", "minute", "month", "day", "quarter", "week")
+PARTS = {
+    "time", "hour", "hours", "hour ending", "hr", "minute", "month", "day", "quarter", "week", "period", "uhrzeit",
+    "stunde", "monat", "tag", "quartal", "woche", "heure", "mois", "jour", "trimestre", "semaine", "hora", "mes", "dia",
+    "día", "semana", "ora", "mese", "giorno", "tijd", "uur", "maand",
+}  # fmt: skip
 """Names of columns that complete the dates of another column."""
 
 
@@ -122,11 +126,11 @@ def of_table(table: Table, reading: Reading) -> list[Series]:
     """
     names, header = table.columns, table.header
     if len(names) < 2:
-        words = "has one column; expected the date, then one column per variate"
-        raise InputError(words, file=table.path, place=header)
+        raise InputError("has one column; expected the date, then one column per variate", file=table.path, place=header)
     unnamed = [position for position, name in enumerate(names, 1) if name.startswith("Unnamed: ")]
     if unnamed:
-        message = f"column {unnamed[0]} has no name; name it, or leave it out (pandas: to_csv(index=False))"
+        above = "; --data.skip_rows skips lines above the header" * (len(unnamed) > 1)
+        message = f"column {unnamed[0]} has no name; name it, or leave it out (pandas: to_csv(index=False)){above}"
         raise InputError(message, file=table.path, place=header)
     long = long_names(table, reading)
     table = _without_units(table, long[1] if long else reading.time_column or names[0])
@@ -204,7 +208,7 @@ def _wide(table: Table, reading: Reading) -> Series:
         columns = _numeric(table, [name for name in columns if name not in {one.name for one in splits}])
     else:
         refuse_splits(table, splits, _as_typed(table, when, dates) if splits else [])
-    values, notes = numbers(table, columns, _decimal(reading), FLAGS)
+    values, notes = numbers(table, columns, reading.decimal, FLAGS, truth=True)
     if len(columns) == 12 and {month_of(name) for name in columns} == set(range(12)):
         notes.append(
             "one column per month: read as twelve yearly series; for one monthly series, write one row per month"
@@ -281,20 +285,16 @@ def _row(table: Table) -> str:
     return "line" if table.dialect.kind == "text" else "row"
 
 
-def _decimal(reading: Reading) -> str:
-    return reading.decimal
-
-
 def _numeric(table: Table, columns: list[str]) -> list[str]:
     """Select the columns that contain numbers, and report the others."""
     kept = []
     for name in columns:
         cells = table.frame[name]
-        text = isinstance(cells.dtype, pd.StringDtype) and not any(
-            is_number(cell) for cell in cells[~cells.str.lower().isin(MISSING)].iloc[:100]
-        )
-        if not text:
-            kept.append(name)
+        if isinstance(cells.dtype, pd.StringDtype):
+            cells = cells[~cells.str.lower().isin(MISSING)]
+            if not any(is_number(cell) for cell in cells.iloc[:100]) and not holds_truth(cells):
+                continue
+        kept.append(name)
     left = [name for name in columns if name not in kept]
     if left:
         table.notes.append(f"text columns ignored: {listed(left)}")
@@ -319,7 +319,7 @@ def _long(table: Table, names: tuple[str, str, str], reading: Reading) -> list[S
         row = int(((codes < 0) | np.isin(codes, blank)).argmax())
         raise InputError("no id", file=path, place=table.place(row, key))
     dates = _dates(table, when, reading)
-    values, notes = numbers(table, [value, *extra], _decimal(reading), FLAGS)
+    values, notes = numbers(table, [value, *extra], reading.decimal, FLAGS, truth=True)
     left = [name for name in header if name not in (*names, *extra)]
     splits = split_columns(table, left)
     _require_no_splits(table, splits, when, dates, reading)
@@ -415,7 +415,7 @@ def read_plain_text(path: str | Path, reading: Reading | None = None) -> Series:
             f"has a header ({listed(first, 3)}); .txt files are read as numbers without header and dates, name it .csv"
         )
         raise InputError(words, file=table.path, place=table.place(0))
-    values, _ = numbers(table, table.columns, _decimal(reading), FLAGS)
+    values, _ = numbers(table, table.columns, reading.decimal, FLAGS, truth=True)
     return Series(table.path, values, table.columns, None, table.lines)
 
 

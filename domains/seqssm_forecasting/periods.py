@@ -292,4 +292,15 @@ def _compact(cells: list[str]) -> Period | None:
     return None
 
 
-READERS = (_quarters, _halves, _weeks, _numbered, _decimal_years, _months, _compact, _numbered_weeks)
+def _spans(cells: list[str]) -> Period | None:
+    """``2024-01-01/2024-01-07``, ISO 8601 intervals of days, as pandas writes weekly periods: from their first day."""
+    pairs = [cell.split("/") for cell in cells]
+    if not all(len(pair) == 2 and all(re.fullmatch(r"\d{4}-\d\d-\d\d", day) for day in pair) for pair in pairs):
+        return None
+    first, last = (pd.to_datetime(pd.Series(days), format="%Y-%m-%d", errors="coerce") for days in zip(*pairs))
+    if (first.isna() | last.isna() | (last < first)).any():
+        return None
+    return Period(first.to_numpy("datetime64[us]"), "spans of days, from their first day")
+
+
+READERS = (_quarters, _halves, _weeks, _numbered, _decimal_years, _months, _compact, _numbered_weeks, _spans)

@@ -78,7 +78,11 @@ def real_array(values: Any) -> np.ndarray:
 
 
 def numbers(
-    table: Table, columns: Sequence[str], decimal: Decimal = "auto", flags: Mapping[str, str] | None = None
+    table: Table,
+    columns: Sequence[str],
+    decimal: Decimal = "auto",
+    flags: Mapping[str, str] | None = None,
+    truth: bool = False,
 ) -> tuple[np.ndarray, list[str]]:
     """Convert columns of a table to numbers.
 
@@ -87,6 +91,7 @@ def numbers(
         columns: column names.
         decimal: decimal mark; ``"auto"`` infers it from the cells.
         flags: the name that users type for the option ``decimal``, for messages.
+        truth: whether columns of true and false, in any case, are read as 1 and 0.
 
     Returns:
         ((rows, columns) float64 with NaN for missing values, notes to report).
@@ -110,6 +115,10 @@ def numbers(
             if plain is not None and not (shown and _ambiguous(cells, decimal)):
                 values[:, position] = plain
                 point = point or shown
+            elif truth and plain is None and holds_truth(column[cells.is_valid().to_numpy(zero_copy_only=False)]):
+                words = column.str.strip().str.lower()
+                values[:, position] = np.select([words == "true", words == "false"], [1.0, 0.0], np.nan)
+                notes.append(f"{name}: true and false read as 1 and 0")
             else:
                 open_[name] = _Column(cells, cells)
                 notes += _remove_signs(table, name, open_[name]) if plain is None else []
@@ -142,6 +151,15 @@ def _plain(column: pd.Series) -> tuple[Any, np.ndarray | None]:
         return cells, pc.cast(cells, pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid:
         return cells, None
+
+
+def holds_truth(cells: pd.Series) -> bool:
+    """Whether a column holds true and false, in any case, and nothing else.
+
+    Args:
+        cells: text cells that are not missing.
+    """
+    return len(cells) > 0 and bool(cells.str.strip().str.lower().isin(["true", "false"]).all())
 
 
 def _remove_signs(table: Table, name: str, column: _Column) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from seqssm_forecasting import calendar, files
+from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.tidy import Policies, tidy
 
 from seqssm.errors import InputError
@@ -65,6 +66,9 @@ def test_accepted_spellings_of_one_table(write, content, name):
         ("date\n2024-01-01\n", "line 1", "one column"),
         ("date,a,a\n2024-01-01,1,2\n", "line 1", "duplicate column name 'a'"),
         ("date,a,\n2024-01-01,1,2\n", "line 1", "no name"),
+        ("Sales of the town,,\ndate,a,b\n2024-01-01,1,2\n", "line 1", "--data.skip_rows skips lines above the header"),
+        ("Jahr,Monat,a\n2024,1,2\n2024,2,3\n2024,3,3\n", None, "in several columns: Jahr, Monat"),
+        ("Date,Heure,a\n2024-01-01,00:00,2\n2024-01-01,01:00,3\n", None, "in several columns: Date, Heure"),
         (GOOD.replace("2.5\n", "2.5,9\n"), "line 2", "4 cells where the header has 3"),
         (GOOD.replace(",4\n", "\n"), "line 3", "2 cells where the header has 3"),
         (GOOD.replace("4\n", "inf\n"), "line 3, column b", "infinite"),
@@ -99,6 +103,20 @@ def test_bad_files_are_one_line_with_the_position(write, content, place, words):
     assert (caught.value.place or "").startswith(place or "")
     assert bool(caught.value.place) == bool(place)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", ["True False", "TRUE FALSE", "true false"])
+def test_true_and_false_are_1_and_0(write, words):
+    """Flags of promotions and holidays, as pandas and spreadsheets write them; gaps stay gaps."""
+    cells = [*words.split(), "", words.split()[0]]
+    rows = "".join(f"2024-01-0{k + 1},{k}.5,{cell}\n" for k, cell in enumerate(cells))
+    (series,) = files.read_series(write(f"date,a,promo\n{rows}"))
+    np.testing.assert_array_equal(series.values[:, 1], [1, 0, np.nan, 1])
+    assert "promo: true and false read as 1 and 0" in series.notes
+    (chosen,) = files.read_series(write(f"date,a,promo\n{rows}"), Reading(text_columns="drop"))
+    assert chosen.columns == ["a", "promo"]
+    with pytest.raises(InputError, match="line 3, column promo: 'False' is not a number"):
+        files.read_series(write("date,a,promo\n2024-01-01,1,7\n2024-01-02,2,False\n2024-01-03,3,9\n"))
 
 
 def test_files_of_other_kinds(tmp_path, write):

@@ -31,6 +31,8 @@ LANGUAGES = {
 QUARTERS = [(year, quarter) for year in range(2010, 2020) for quarter in (1, 2, 3, 4)]
 WEEKS = [(year, week) for year in (2022, 2023) for week in range(1, 53)]
 
+MONDAYS = pd.date_range("2024-01-01", periods=30, freq="7D")
+
 
 @pytest.fixture
 def run(tmp_path):
@@ -60,6 +62,7 @@ def run(tmp_path):
         ([f"{y}.{k}" for y in range(1990, 2010) for k in (0, 5)], "6MS", "1990-01-01"),
         ([f"{y}-{k}" for y in range(1990, 2010) for k in (1, 2, 3)], "4MS", "1990-01-01"),
         ([f"{y}.0" for y in range(1700, 1740)], "YS-JAN", "1700-01-01"),  # were integers
+        ([f"{m:%Y-%m-%d}/{m + pd.Timedelta(days=6):%Y-%m-%d}" for m in MONDAYS], "7D", "2024-01-01"),  # weekly Period
         ([f"{q}. Quartal {y}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
         ([f"{q}Q{y % 100}" for y, q in QUARTERS], "QS-JAN", "2010-01-01"),
         ([f"KW {w:02d}/{y}" for y, w in WEEKS], "7D", "2022-01-03"),
