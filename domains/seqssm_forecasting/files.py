@@ -126,7 +126,7 @@ def of_table(table: Table, reading: Reading) -> list[Series]:
     """
     names, header = table.columns, table.header
     if len(names) < 2:
-        raise InputError("has one column; expected the date, then one column per variate", file=table.path, place=header)
+        raise InputError("has one column; expected the date, then the variates", file=table.path, place=header)
     unnamed = [position for position, name in enumerate(names, 1) if name.startswith("Unnamed: ")]
     if unnamed:
         above = "; --data.skip_rows skips lines above the header" * (len(unnamed) > 1)
