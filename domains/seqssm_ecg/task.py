@@ -20,7 +20,7 @@ from seqssm.metrics.classes import class_list
 from seqssm.metrics.columns import ID, write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
-from seqssm.training.class_task import ClassTask
+from seqssm.training.class_task import ClassTask, missing_classes
 from seqssm.training.output_names import Outputs
 from seqssm.training.soft_losses import of_classes, of_labels
 from seqssm_ecg import DOMAIN, limits, metrics, thresholds
@@ -128,9 +128,10 @@ class EcgTask(ClassTask):
         if self.hparams["classes"] is None:
             self.hparams["classes"] = list(data.classes.names)
         elif list(self.hparams["classes"]) != list(data.classes.names):
+            advice = missing_classes(self.hparams["classes"], data.classes.names)
             raise InputError(
                 f"the classes are {class_list(self.hparams['classes'][:6])}, ..., and the data has "
-                f"{class_list(data.classes.names[:6])}, ...; use the data and labels of the run"
+                f"{class_list(data.classes.names[:6])}, ...{advice or '; use the data and labels of the run'}"
             )
         self.challenge = data.challenge
         if self.has_classes and not data.single_label:

@@ -7,6 +7,7 @@ Each student is trained on what the sum of the earlier ones leaves, with the lab
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from seqssm.nn.projections import merge_adapters
 from seqssm.nn.stages import heads_of
 from seqssm.training import checkpoint, ensemble, external, origin, own_data, run
 from seqssm.training import presets as configs
+from seqssm.training.class_task import EXTENDED
 from seqssm.training.hints import next_lines
 from seqssm.training.networks import parameters
 from seqssm.training.run_folder import BEST, CONFIG, RunFolder
@@ -141,8 +143,10 @@ class Sizes:
 
     def hparams(self, width: int, depth: int) -> dict[str, Any]:
         """Return the arguments of a student."""
-        whole = {"init_from": None, "freeze": None, "lora": 0}  # a student is new, and all of it is trained
-        return {**self.arguments, WIDTH: width, self.depth_name: depth, **whole}
+        new: dict[str, Any] = {"init_from": None, "freeze": None, "lora": 0}  # all of a student is trained
+        if "projector" in self.arguments:  # of a model that `extend` has made
+            new["projector"] = EXTENDED.get(self.arguments["projector"], self.arguments["projector"])
+        return {**self.arguments, WIDTH: width, self.depth_name: depth, **new}
 
     def flops(self, width: int, depth: int) -> float | None:
         """Return the operations of a student as a fraction of the teacher's; None if there is no such network."""
@@ -215,6 +219,10 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
         return _distil(request, domain, path, state, progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(request.again if begun else "") from None
+    except InputError:
+        if begun and not state.continued and not (folder / "student-1").exists():
+            shutil.rmtree(folder)  # the first student cannot be trained with these options
+        raise
 
 
 def _distil(request: Request, domain: Domain, path: Path, state: State, progress: Callable[[str], None]) -> Distilled:

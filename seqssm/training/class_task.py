@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
+from seqssm.metrics.classes import class_list
 from seqssm.nn.etf import EtfHead, cosines_of, last_layer
 from seqssm.nn.selective_projector import Branches
 from seqssm.training.checkpoint import build_task, read_checkpoint
@@ -22,7 +23,19 @@ from seqssm.training.class_losses import dot_regression
 from seqssm.training.class_means import ENTRY, ClassInputs, means_of
 from seqssm.training.task import Task
 
-EXTENDED = ("new", "dual")  # values of the argument `projector` that `extend` sets
+EXTENDED = {"new": "none", "dual": "base"}
+"""Values of the argument `projector` that `extend` sets, and those of a model that is trained from the start."""
+
+
+def missing_classes(own: Sequence[str], given: Sequence[str]) -> str:
+    """Return the advice about data without some classes of a model; empty if the data have them all.
+
+    Args:
+        own: classes of the model.
+        given: classes of the data.
+    """
+    missing = [name for name in own if name not in given]
+    return f"; pass data with records of {class_list(missing[:8])}" if missing else ""
 
 
 class ClassTask(Task):

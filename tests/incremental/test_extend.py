@@ -160,6 +160,30 @@ def test_it_is_extended_again_from_the_command_line(runs, bigger, tmp_path, caps
     assert entry["hparams"]["projector"] == "dual"
 
 
+def test_it_is_distilled(runs, bigger, tmp_path, capsys):
+    """Students had the branch of `extend`, which a fit refuses, and an empty set was left."""
+    words = ["--students", "2", "--budget", "0.9", "--no-control", "--trainer.max_epochs", "1"]
+    new = pd.read_csv(runs / "support.csv").assign(label="zacca")
+    new.to_csv(tmp_path / "new.csv", index=False)
+    request = request_of(runs, tmp_path / "last.ckpt", support=[tmp_path / "new.csv"], recipe=Recipe(steps=1))
+    extend(domains()["dna"], request)
+    every = [pd.read_csv(runs / "train.csv"), new, new.assign(sequence=new["sequence"].str[::-1])]
+    pd.concat(every).to_csv(tmp_path / "all.csv", index=False)
+    argv = ["distill", str(tmp_path / "last.ckpt"), *words, "--data.train", str(tmp_path / "all.csv"), "--output"]
+    assert main([*argv, str(tmp_path / "set.ckpt")]) == 0
+    student = read_checkpoint(tmp_path / "set" / "student-2")["seqssm"]["hparams"]
+    assert (student["classes"], student["projector"]) == (["gcgc", "tata", "zacca"], "base")
+    capsys.readouterr()
+    for data, message in (
+        ("train.csv", "classes are gcgc, tata, acca, the data's gcgc, tata; pass data with records of acca\n"),
+        ("evaluate.csv", "the data's acca, gcgc, tata; a model with classes added by extend can be distilled if"),
+    ):
+        argv = ["distill", str(bigger[0]), *words, "--data.train", str(runs / data)]
+        assert main([*argv, "--output", str(tmp_path / "other.ckpt")]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
+
+
 def test_more_shots(runs, bigger, tmp_path):
     output = tmp_path / "more.ckpt"
     request = request_of(runs, output, model=bigger[0], more_shots=True, recipe=Recipe(steps=3))
