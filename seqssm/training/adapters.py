@@ -51,7 +51,7 @@ def add_adapters(model: nn.Module, rank: int, trained: Callable[[str], bool]) ->
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise InputError("--model.lora needs peft: pip install 'seqssm[adapters]'") from None
+        raise InputError("low-rank adapters (--model.lora) need peft: pip install 'seqssm[adapters]'") from None
     names = [
         name
         for name, module in model.named_modules()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -69,6 +70,14 @@ def test_adapters_and_head_are_trained_and_nothing_else(domain, fit):
     for name, value in plain.model.state_dict().items():
         if not any(word in name for word in FITTED):
             assert torch.equal(again[f"model.{name}"], value), name
+
+
+def test_a_checkpoint_with_adapters_needs_peft(fit, monkeypatch):
+    adapted = fit("forecasting", "adapted", lora=2)
+    assert any("lora_A" in name for name in read_checkpoint(adapted)["state_dict"]), "they are kept apart"
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match=r"best.ckpt: low-rank adapters .*: pip install 'seqssm\[adapters\]'"):
+        seqssm.load(adapted)
 
 
 def test_students_of_an_adapted_teacher_are_trained_whole(fit, tmp_path, one_thread):
