@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from seqssm.errors import InputError, no_column
 from seqssm.files.folds import FoldColumn, chosen_folds, is_fold_column
+from seqssm.files.labels import is_missing, lacks_value
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import NO_COLUMN, is_patient_column, split_column, split_of_cell, split_of_flag
 from seqssm.files.tables import Table
@@ -146,7 +147,11 @@ def invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tu
         if wrong is not None:
             bad[row] = (sequence, f"{what_is(letters[wrong])} (position {wrong + 1})")
     for name in labels:
-        for row, cell in enumerate(table.frame[name]):
-            if row not in bad and str(cell).lower() in MISSING - {"none"}:
+        for row, cell in enumerate(map(str, table.frame[name])):
+            if row in bad:
+                continue
+            if cell.lower() in MISSING - {"none"} or (cell[:1] in ("[", "{") and is_missing(cell)):
                 bad[row] = (name, "the label is missing")
+            elif lacks_value(cell):
+                bad[row] = (name, "a value of the dict is missing: leave its name out if the label is absent")
     return bad

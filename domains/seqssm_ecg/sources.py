@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.cells import parse_notation, plain
 from seqssm.files.folds import fold_columns, unused_folds
-from seqssm.files.labels import is_missing, read_label_cells
+from seqssm.files.labels import is_missing, lacks_value, read_label_cells
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import NO_COLUMN, SPLIT_NAMES, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
@@ -249,9 +248,7 @@ def _codes(labels: Sequence[str]) -> list[str]:
 def _refuse_unknown(table: Table, found: Sequence[Sequence[str]]) -> None:
     """Raise InputError for a dash, which may stand for unknown labels or for none, and for unknown values in dicts."""
     for row, (cell, names) in enumerate(zip(table.frame["labels"].astype(str), found)):
-        made = parse_notation(plain(cell)) if cell.lstrip()[:1] == "{" else None
-        values = made.values() if isinstance(made, dict) else ()
-        if any(str(one).strip().lower() in MISSING for one in values) and not is_missing(cell):
+        if lacks_value(cell):
             message = "a value of the dict is missing: leave its name out if the label is absent; unknown labels of a "
             message += "record need one 0/1 column per class, with empty cells"
             raise InputError(message, file=table.path, place=table.place(row, "labels"))

@@ -124,6 +124,17 @@ def is_missing(cell: str) -> bool:
     return bool(parts) and all(str(part).strip().lower() in MISSING for part in parts)
 
 
+def lacks_value(cell: str) -> bool:
+    """Whether a cell is a dict of labels in which some values are missing, which are neither 0 nor 1.
+
+    Args:
+        cell: the cell.
+    """
+    made = parse_notation(plain(cell)) if cell.lstrip()[:1] == "{" else None
+    missing = [str(value).strip().lower() in MISSING for value in made.values()] if isinstance(made, dict) else []
+    return any(missing) and not all(missing)
+
+
 def _read_dicts(
     texts: Sequence[str], dicts: Mapping[str, dict[Any, Any]], path: Path, place: Callable[[int], str]
 ) -> tuple[dict[str, list[str]], list[str]]:

@@ -223,6 +223,26 @@ def test_several_labels_as_lists(write, cell):
     assert ("labels separated by commas" in found.notes) == ("," in cell)
 
 
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("{'x': None, 'y': 1}", "a value of the dict is missing: leave its name out if the label is absent"),
+        ("{'x': 0, 'y': 'NA'}", "a value of the dict is missing"),
+        ("{'x': nan, 'y': ''}", "the label is missing"),
+        ("[None]", "the label is missing"),
+    ],
+)
+def test_missing_values_of_dicts_are_not_0(write, cell, words):
+    """They were read as absent labels in silence, as a list of nothing but missing labels was."""
+    path = write(
+        f"sequence,label\nACGT,\"{{'x': 1, 'y': 0}}\"\nACGG,\"{cell}\"\nACGC,\"{{'x': 0, 'y': 1}}\"\n", "a.csv"
+    )
+    with pytest.raises(InputError, match=f"line 3, column label: {words}"):
+        read_labelled(path, "multilabel")
+    found = read_labelled(path, "multilabel", invalid="drop")
+    assert found.truth.tolist() == [[1, 0], [0, 1]]
+
+
 @pytest.mark.parametrize("target", ["classification", "multilabel"])
 @pytest.mark.parametrize(
     "cells", [("1,0", "0,1", "1,1"), ("[1, 0]", "[0, 1]", "[0, 0]"), ("[1 0]", "[0 1]", "[1. 0.]")]
