@@ -63,9 +63,10 @@ def fit(
     elif isinstance(data, Mapping):
         sections["data"] = plain_options("data", {name: value for name, value in data.items() if not is_frame(value)})
         frames = [name for name in data if name not in sections["data"]]
-        if frames and frames != [_file_option(one, chosen, data)]:
-            only = f"with the preset {chosen}, only {_file_option(one, chosen, data)} can be one"
-            raise InputError(f"data: {frames[0]} cannot be a DataFrame; {only}")
+        file = _file_option(one, chosen, data) if frames else ""
+        if other := [name for name in frames if name != file]:
+            message = f"data: {other[0]} cannot be a DataFrame; with the preset {chosen}, only {file} can be one"
+            raise InputError(message)
         options.frame = as_pandas(data[frames[0]]) if frames else None
     elif isinstance(data, str | Path):
         sections["data"] = {_file_option(one, chosen): str(data)}

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from seqssm_forecasting import simulate
@@ -271,6 +272,7 @@ def test_future_covariates(fit, frame, tmp_path, capsys):
     future = pd.DataFrame({"date": dates, "plan": [1.0, 0, 0, 0, 0, 1]})
     own = _saved(future, tmp_path / "future.csv")
     plain = model.predict(tmp_path / "x.csv", future=own)
+    np.testing.assert_array_equal(plain, model.predict(tmp_path / "x.csv", future=pa.table(future)))
     both = _saved(pd.concat([table, future]), tmp_path / "both.csv")
     np.testing.assert_array_equal(plain["yhat"], model.predict(both)["yhat"])
     assert list(plain["ds"][:6]) == list(dates), "the history ends where the series end"

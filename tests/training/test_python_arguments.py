@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import seqssm
@@ -77,8 +78,9 @@ def test_frames_and_files_reach_the_data_of_the_preset(tmp_path, monkeypatch):
     for data in (frame, {"train": frame}):
         with pytest.raises(InputError, match=r"^DataFrame: has no column"):
             seqssm.fit("dna", preset="finetune", data=data)
-    with pytest.raises(InputError, match="data: reference cannot be a DataFrame"):
-        seqssm.fit("dna", preset="finetune", data={"reference": frame})
+    for data in ({"reference": frame}, {"train": frame, "reference": frame}):
+        with pytest.raises(InputError, match=r"data: reference cannot be a DataFrame; .* only train can be one"):
+            seqssm.fit("dna", preset="finetune", data=data)
 
 
 def test_a_section_without_class_keeps_the_class_of_the_preset(tmp_path, monkeypatch, capsys):
@@ -154,6 +156,9 @@ def test_options_of_text_are_those_of_the_command_line():
     one, several = Option("--name", ""), Option("--names", "", many=True)
     pairs, file = Option("--map", "", many=True, pairs=True), Option("--file", "", metavar="PATH")
     assert one.of_python(Path("a")) == "a"
+    frame = pd.DataFrame({"plan": [1.5]})
+    for table in (frame, pa.table(frame)):  # of polars too, by the same interface
+        pd.testing.assert_frame_equal(Option("--future", "", Path).of_python(table), frame)
     assert one.of_python(5) == "5"
     assert several.of_python(("a", 1, Path("b"))) == ["a", "1", "b"]
     assert several.of_python(np.array([80, 90])) == ["80", "90"]
