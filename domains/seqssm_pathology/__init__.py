@@ -211,7 +211,8 @@ DOMAIN = Domain(
         ),
         Option(
             "--map-output",
-            "class, label or other output that they speak for (default: the predicted class)",
+            "class, label or other output that they speak for (default: the predicted class); TARGET.CLASS where two "
+            "targets have it",
             needs=FIGURES,
         ),
         Option("--html", "page per slide with the map, zoom and the values of each patch", bool, needs=FIGURES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,19 @@ class Shown:
     signed: bool
 
 
+def _chosen(heads: Sequence[Head], name: str) -> tuple[Head, str]:
+    """Return the target and the output of a name; outputs of several targets are TARGET.OUTPUT where names repeat."""
+    found = [(head, output) for head in heads for output in head.outputs if name in (output, f"{head.tag}{output}")]
+    if len(found) == 1:
+        return found[0]
+    every = [output for head in heads for output in head.outputs]
+    names = [output if every.count(output) == 1 else f"{head.tag}{output}" for head in heads for output in head.outputs]
+    if not found:
+        raise unknown_output("--map-output", name, names)
+    several = " or ".join(f"{head.tag}{output}" for head, output in found)
+    raise InputError(f"--map-output {name}: several targets have it; give {several}")
+
+
 class CaseFigures:
     """Draws the figures of cases.
 
@@ -61,13 +74,9 @@ class CaseFigures:
         for name in ("top_k", "figures_limit"):
             if options[name] is not None and options[name] < 1:
                 raise InputError(f"--{name.replace('_', '-')} {options[name]}: must be at least 1")
-        self.head = heads[0]
-        chosen = options["map_output"]
-        if chosen is not None:
-            known = {output: head for head in reversed(heads) for output in head.outputs}
-            if chosen not in known:
-                raise unknown_output("--map-output", chosen, (name for head in heads for name in head.outputs))
-            self.head = known[chosen]
+        self.head, self.output = heads[0], None if options["map_output"] is None else str(options["map_output"])
+        if self.output is not None:
+            self.head, self.output = _chosen(heads, self.output)
         cases = options["figures_cases"]
         self.cases = None if cases is None else set(cases)
         self.reported: set[str] = set()
@@ -147,7 +156,7 @@ class CaseFigures:
             row: its row of predictions.
         """
         head = self.head
-        output = self.options["map_output"] or head.output(row)
+        output = self.output or head.output(row)
         scores, attention = item.scores, item.attention
         assert scores is not None
         assert attention is not None

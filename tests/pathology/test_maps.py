@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from seqssm_pathology import case_figures
 from seqssm_pathology.files import Bag, write_bag
 from seqssm_pathology.viewer import MapPage, write_page
 
 import seqssm
 from seqssm.cli.main import main
+from seqssm.errors import InputError
 
 from .tiff import write_tiff
 
@@ -133,3 +136,16 @@ def test_what_files_need(run, slides, tmp_path, capsys):
     model.predict(bag, figures=tmp_path / "g", geojson=True)
     assert "coordinates are in micrometres" in capsys.readouterr().err
     assert not list((tmp_path / "g").glob("*.geojson"))
+
+
+def test_outputs_of_several_targets_are_named_with_their_target():
+    """The map of a class of the second target was that of the first one's class of the same name, in silence."""
+    grade, stage = (SimpleNamespace(tag=f"{name}.", outputs=["a", "b"]) for name in ("grade", "stage"))
+    label = SimpleNamespace(tag="labels.", outputs=["EGFR"])
+    heads = [grade, stage, label]
+    assert case_figures._chosen(heads, "stage.b") == (stage, "b")
+    assert case_figures._chosen(heads, "EGFR") == (label, "EGFR")
+    with pytest.raises(InputError, match=r"--map-output a: several targets have it; give grade\.a or stage\.a"):
+        case_figures._chosen(heads, "a")
+    with pytest.raises(InputError, match=r"the model has grade\.a, grade\.b, stage\.a, stage\.b, EGFR"):
+        case_figures._chosen(heads, "c")
