@@ -103,9 +103,7 @@ class Option:
         if isinstance(one, bool) == (kind is bool) and isinstance(one, kind):
             return self.type(fspath(one) if isinstance(one, PathLike) else one)
         if self.type is Path and hasattr(one, "columns"):  # a data frame instead of a table
-            from seqssm.files.frames import as_pandas
-
-            return as_pandas(one)
+            return one
         shown = repr(one)
         shown = shown if len(shown) < 60 and "\n" not in shown else f"({type(one).__name__})"
         raise InputError(f"{self.name} {shown}: expected {expected}")

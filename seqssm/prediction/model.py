@@ -15,6 +15,7 @@ from seqssm.domain import Domain, find_domain, plain_name, python_name, resolve
 from seqssm.errors import InputError, nearest, other_domain, require_type
 from seqssm.files import notes
 from seqssm.files.disk import require_writable
+from seqssm.files.frames import as_pandas, is_frame
 from seqssm.given import Values, given_names, require_models, require_needs
 from seqssm.nn.stages import attach
 from seqssm.prediction.predictor import Predictor, Record
@@ -141,7 +142,8 @@ class Model:
             if name not in known:
                 near = nearest(name, [python_name(one) for one in known])
                 raise InputError(f"{self.domain.name} has no option {name}{near}")
-            options[name] = value = known[name].of_python(value)
+            value = known[name].of_python(value)
+            options[name] = value = as_pandas(value) if is_frame(value) else value
             choices = known[name].choices
             if choices and value is not None and value not in choices:
                 raise InputError(f"{name} {value}: expected one of {', '.join(choices)}")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 
 import seqssm
@@ -156,9 +155,6 @@ def test_options_of_text_are_those_of_the_command_line():
     one, several = Option("--name", ""), Option("--names", "", many=True)
     pairs, file = Option("--map", "", many=True, pairs=True), Option("--file", "", metavar="PATH")
     assert one.of_python(Path("a")) == "a"
-    frame = pd.DataFrame({"plan": [1.5]})
-    for table in (frame, pa.table(frame)):  # of polars too, by the same interface
-        pd.testing.assert_frame_equal(Option("--future", "", Path).of_python(table), frame)
     assert one.of_python(5) == "5"
     assert several.of_python(("a", 1, Path("b"))) == ["a", "1", "b"]
     assert several.of_python(np.array([80, 90])) == ["80", "90"]
