@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 
 from seqssm.errors import InputError, no_such_file
 from seqssm.files.content import DAMAGED
-from seqssm_ecg.clock import MOST, Clock, place_of
+from seqssm_ecg.clock import MOST, Clock, agreed, place_of
+from seqssm_ecg.csv_tables import Head, csv_blocks, read_head, text_line
 from seqssm_ecg.formats import BLOCK
-from seqssm_ecg.headers import UNITS
-from seqssm_ecg.leads import LEADS, match_leads
+from seqssm_ecg.hospital.common import factor_of
+from seqssm_ecg.leads import LEADS, Matched, canonical, match_leads, split_unit
 from seqssm_ecg.limits import RATES
 from seqssm_ecg.recording import ArraySpec, Reading, Recording
-
-SEPARATORS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class ArraySource:
         rows: indices of these leads among the array's signals.
         factor: conversion factor, millivolts per unit.
         turned: whether the array has a column per signal, not a row.
+        head: lines before the samples of a `.csv` file.
     """
 
     path: Path
@@ -42,11 +41,14 @@ class ArraySource:
     rows: tuple[int, ...]
     factor: float
     turned: bool
+    head: Head | None = None
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Yield (leads, n) float32 in mV; non-finite values become NaN."""
-        read = _npy_blocks if self.path.suffix.lower() == ".npy" else _csv_signals
-        tables = read(self.path, size, self.turned)
+        if self.head is None:
+            tables = _npy_blocks(self.path, size, self.turned)
+        else:
+            tables = _csv_signals(self.path, self.head, size, self.turned)
         with np.errstate(over="ignore"):
             for table in tables:
                 block = (table[list(self.rows)].astype(np.float64) * self.factor).astype(np.float32)
@@ -64,10 +66,12 @@ def open_array(path: Path, reading: Reading) -> Recording:
     Raises:
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
     """
-    shape, names, clock = _described(path)
+    shape, head, clock = _described(path)
     spec, notes = (reading.array, []) if clock is None else clock.timed(reading.array, path)
-    found = Layout.of(shape, names, reading.lead_map, spec, path)
-    source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.turned)
+    if head is not None and head.rate_hz is not None:
+        spec = replace(spec, rate_hz=agreed(head.rate_hz, spec.rate_hz, "header block", path))
+    found = Layout.of(shape, None if head is None else head.names, reading.lead_map, spec, path)
+    source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.turned, head)
     return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=[*found.notes, *notes])
 
 
@@ -120,13 +124,26 @@ class Layout:
                 "(predict --array-rate-hz, fit --data.array_rate_hz)",
                 file=path,
             )
-        names = _names(shape, spec.leads or names, path)
-        factor = _checked_factor(spec, path)
-        matched = match_leads(names, lead_map, path)
-        turned = shape[1] == len(names)
+        used = _names(shape, spec.leads or names, path)
+        matched = match_leads(used, lead_map, path)
+        factor = _checked_factor(_with_unit(spec, used if names is None else names, matched, path), path)
+        turned = shape[1] == len(used)
         return cls(
             spec.rate_hz, shape[0] if turned else shape[1], turned, matched.leads, matched.rows, factor, matched.notes
         )
+
+
+def _with_unit(spec: ArraySpec, names: tuple[str, ...], matched: Matched, path: Path) -> ArraySpec:
+    """Return the specification with the unit that the names of the leads have, as in ``I (uV)``."""
+    units = {split_unit(names[row])[1] for row in matched.rows if row < len(names)}
+    factors = {unit and factor_of(unit, path, "unit") for unit in units}
+    if len(factors) > 1:
+        shown = ", ".join(sorted(unit or "none" for unit in units))
+        raise InputError(f"leads differ in unit ({shown}), which is not supported", file=path)
+    unit = next(iter(units), "")
+    if unit and spec.unit != ArraySpec.unit and factor_of(unit, path, "unit") != factor_of(spec.unit, path, "unit"):
+        raise InputError(f"the unit is {unit} in the file, but is given as {spec.unit}", file=path)
+    return replace(spec, unit=unit) if unit else spec
 
 
 def _checked_factor(spec: ArraySpec, path: Path) -> float:
@@ -136,10 +153,7 @@ def _checked_factor(spec: ArraySpec, path: Path) -> float:
         raise InputError(
             f"sampling rate {spec.rate_hz:g} Hz is not between {RATES[0]:g} and {RATES[1]:g} Hz", file=path
         )
-    factor = UNITS.get(spec.unit.casefold())
-    if factor is None:
-        raise InputError(f"unit {spec.unit!r}: expected mV, uV or V", file=path)
-    return factor
+    return factor_of(spec.unit, path, "")
 
 
 def _names(shape: tuple[int, ...], names: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
@@ -154,18 +168,22 @@ def _names(shape: tuple[int, ...], names: tuple[str, ...] | None, path: Path) ->
     return names
 
 
-def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None, Clock | None]:
-    """Return (shape of the table, lead names in its first line or None, its column of times or None)."""
-    names, clock = None, None
+def _described(path: Path) -> tuple[tuple[int, int], Head | None, Clock | None]:
+    """Return (shape of the table, lines before its samples or None, its column of times or None).
+
+    A cell of a table may be a person's name or date of birth, and appears in no message.
+    """
+    head, names, clock = None, None, None
     try:
         if path.suffix.lower() == ".npy":
             table = np.load(path, mmap_mode="r", allow_pickle=False)
             shape, dtype = table.shape, table.dtype
         else:
-            names, _, _ = _csv_head(path)
+            head = read_head(path)
+            names = head.names
             place, samples, columns = place_of(names), 0, 0
             times: list[np.ndarray] = []
-            for block in _csv_blocks(path, BLOCK):
+            for block in csv_blocks(path, head, BLOCK):
                 if place is not None and samples < MOST:
                     times.append(block[place].copy())
                 columns, samples = block.shape[0], samples + block.shape[1]
@@ -182,25 +200,18 @@ def _described(path: Path) -> tuple[tuple[int, int], tuple[str, ...] | None, Clo
         why = " ".join(str(error).split())[:120]
         if "pickle" in why:  # numpy's message advises to unpickle the file, which would run its code
             why = "no numbers, or corrupt"
-        if "could not convert" in why and place_of(names) is not None and not _is_list(names):
-            why += "; if the column of times has text, leave it out and give the sampling rate"
-        if "could not convert" in why and _is_list(names):
-            raise InputError(
-                f"is a table with the columns {', '.join(names[:6])}, not a signal; pass the recordings that it lists, "
-                "or their folder",
-                file=path,
-            ) from None
+        if head is not None and "could not convert" in why:
+            if names is not None and not any(canonical(name) for name in names):
+                advice = "pass the recordings that it lists, or their folder"
+                raise InputError(f"is a table with text, not a signal; {advice}", file=path) from None
+            why = f"line {text_line(path, head)} has text instead of a number"
+            if place_of(names) is not None:
+                why += "; if the column of times has text, leave it out and give the sampling rate"
         raise InputError(f"is not a readable array: {why}", file=path) from None
     if len(shape) != 2 or dtype.kind not in "fiu" or 0 in shape:
         how = "; one lead is stored as (1, samples)" if len(shape) == 1 else ""
         raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}{how}", file=path)
-    return shape, names, clock
-
-
-def _is_list(names: tuple[str, ...] | None) -> TypeGuard[tuple[str, ...]]:
-    """Whether the first line of a table is that of a list of recordings: it names columns, none of them a lead."""
-    leads = {lead.casefold() for lead in LEADS}
-    return names is not None and not any(name.casefold() in leads for name in names)
+    return shape, head, clock
 
 
 def _npy_blocks(path: Path, size: int, turned: bool) -> Iterator[np.ndarray]:
@@ -211,42 +222,7 @@ def _npy_blocks(path: Path, size: int, turned: bool) -> Iterator[np.ndarray]:
         yield np.array(table[start : start + size].T if turned else table[:, start : start + size])
 
 
-def _csv_head(path: Path) -> tuple[tuple[str, ...] | None, str, str]:
-    """Return (lead names in the first line, or None if it has numbers; separator; decimal mark)."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        first, second = file.readline(), file.readline()
-    separator = max(SEPARATORS, key=first.count)
-    decimal = "," if separator != "," and "," in second else "."
-    words = tuple(word.strip().strip('"') for word in first.split(separator))
-    try:
-        [float(word.replace(",", ".")) for word in words]
-    except ValueError:
-        return words, separator, decimal
-    return None, separator, decimal
-
-
-def _csv_signals(path: Path, size: int, turned: bool) -> Iterator[np.ndarray]:
+def _csv_signals(path: Path, head: Head, size: int, turned: bool) -> Iterator[np.ndarray]:
     """Yield (signals, n) blocks; a file with a line per signal is read whole."""
-    blocks = _csv_blocks(path, size)
+    blocks = csv_blocks(path, head, size)
     yield from blocks if turned else [np.concatenate(list(blocks), axis=1).T]
-
-
-def _csv_blocks(path: Path, size: int) -> Iterator[np.ndarray]:
-    """Yield (columns, lines) blocks of the file."""
-    import pandas as pd
-
-    names, separator, decimal = _csv_head(path)
-    header = None if names is None else 0
-    reader = pd.read_csv(
-        path,
-        sep=separator,
-        decimal=decimal,
-        header=header,
-        dtype=np.float64,
-        chunksize=size,
-        encoding="utf-8-sig",
-        encoding_errors="replace",
-    )
-    with reader:
-        for frame in reader:
-            yield frame.to_numpy().T

@@ -100,6 +100,25 @@ class Clock:
         return [rate for rate in rates if RATES[0] <= rate <= RATES[1]]
 
 
+def agreed(rate_hz: float, given: float | None, source: str, path: Path) -> float:
+    """Return the sampling rate of a file if the user gave none, else the user's.
+
+    Args:
+        rate_hz: rate in the file.
+        given: rate that the user gave, or None.
+        source: where the file has its rate, for messages.
+        path: the file, for messages.
+
+    Raises:
+        InputError: they differ by more than 1 %.
+    """
+    if given is not None and abs(rate_hz / given - 1) > SAME:
+        raise InputError(
+            f"{source}: {rate_hz:g} samples per second, but the sampling rate is given as {given:g} Hz", file=path
+        )
+    return rate_hz if given is None else given
+
+
 def _rounded(rate: float) -> float:
     """Return the integer within a thousandth of a rate from rounded times, else the rate."""
     return float(round(rate)) if abs(round(rate) / rate - 1) < 1e-3 else float(rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,29 +27,51 @@ _NUMBERS = {"1": "I", "2": "II", "3": "III"}  # only in "Lead 1": "ECG1" is the 
 _PREFIX = re.compile(
     r"(mdc_ecg_lead|(?:(?:ecg|ekg)[\s_.:-]+)?lead|ecg|ekg)(?:[\s_.:]+|-(?!avr$))?"
 )  # "Lead -aVR" is the inverted lead
+_VOLTS = "(?:milli|micro|[mnuµμ])?v(?:olts?)?"
+_WITH_UNIT = re.compile(rf"(.*?)\s*(?:\(({_VOLTS})\)|\[({_VOLTS})\]|[\s_/]((?:milli|micro|[muµμ])v(?:olts?)?))", re.I)
 
 
 def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | None:
     """Return the standard name of a lead, or None for any other signal (vx, RESP, MLII, ...).
 
-    Case and a final full stop are ignored. Recognised variants are ``DI DII DIII``, ``D1 D2 D3`` (Romance languages)
-    and a prefix as in ``Lead I``, ``Lead-I``, ``ECG V1`` (EDF), ``Lead 2``, ``MDC_ECG_LEAD_I`` (ISO 11073-10102).
+    Case, quotes, a final full stop and a unit (`split_unit`) are ignored. Recognised variants are ``DI DII DIII``,
+    ``D1 D2 D3`` (Romance languages) and a prefix as in ``Lead I``, ``Lead-I``, ``ECG V1`` (EDF), ``Lead 2``,
+    ``MDC_ECG_LEAD_I`` (ISO 11073-10102).
     Similar but different leads (``MLII``, ``-aVR``) are not recognised unless `lead_map` maps them.
 
     Args:
         name: signal name in the file.
         lead_map: mapping from names in the file to standard names, ``{"MLII": "II"}``.
     """
-    key = name.strip().casefold()
-    for own, standard in (lead_map or {}).items():
-        if own.strip().casefold() == key:
-            return _KNOWN[standard.casefold()]
-    key = key.rstrip(".").rstrip()
+    whole, bare = _unquoted(name), split_unit(name)[0].casefold()
+    mapped = {_unquoted(own).casefold(): standard for own, standard in (lead_map or {}).items()}
+    for key in (whole.casefold(), bare):
+        if key in mapped:
+            return _KNOWN[mapped[key].casefold()]
+    key = bare.rstrip(".").rstrip()
     prefix = _PREFIX.match(key)
     if prefix is None:
         return _SPELLINGS.get(key)
     rest = key[prefix.end() :]
     return _SPELLINGS.get(rest) or (_NUMBERS.get(rest) if prefix[1] not in ("mdc_ecg_lead", "ecg", "ekg") else None)
+
+
+def split_unit(name: str) -> tuple[str, str]:
+    """Split the name of a signal into the name without quotes and its unit: ``I`` and ``mV`` of ``I (mV)``, ``I_mV``.
+
+    Args:
+        name: signal name in the file.
+
+    Returns:
+        Name and unit; the unit is ``""`` if the name has none.
+    """
+    plain = _unquoted(name)
+    found = _WITH_UNIT.fullmatch(plain)
+    return (found[1], found[2] or found[3] or found[4]) if found else (plain, "")
+
+
+def _unquoted(name: str) -> str:
+    return name.strip().strip("'\"").strip()
 
 
 def check_lead_map(lead_map: Mapping[str, str] | None) -> None:
@@ -95,9 +118,11 @@ def match_leads(names: Sequence[str], lead_map: Mapping[str, str] | None, file: 
         if leads.count(lead) > 1:
             raise InputError(f"duplicate lead {lead}", file=file)
     if not leads:
+        named = next((name for name in names if name.strip()), "NAME")
         raise InputError(
             f"contains none of the 12 standard leads, only {', '.join(shown[:6])}; name the lead of a signal by "
-            f"predict --lead-map '{shown[0]}=II', or fit --data.lead_map",
+            f"predict --lead-map {shlex.quote(named + '=LEAD')}, or fit --data.lead_map; LEAD is one of "
+            f"{', '.join(LEADS)}",
             file=file,
         )
     rows = tuple(number for number, lead in enumerate(found) if lead is not None)

@@ -202,6 +202,8 @@ def test_lead_names_in_any_case(name):
         *(("ECG V1", "V1"), ("EKG II", "II"), ("ecg_avl", "aVL"), ("aVL.", "aVL"), ("Lead-III", "III")),
         *(("MDC_ECG_LEAD_V6", "V6"), ("lead-avf.", "aVF"), ("Lead -aVR", None), ("lead-aVR", None)),
         *(("ECG1", None), ("ECG", None), ("-aVR", None), ("V1R", None), ("V7", None), ("1", None), ("MLII", None)),
+        *(("I (mV)", "I"), ("V1 [uV]", "V1"), ("aVR_µV", "aVR"), ("'II'", "II"), ("Lead 2 mV", "II")),
+        *(("MLII (mV)", None), ("I (mmHg)", None), ("(mV)", None), ("I_V", None), ("-aVR (mV)", None)),
     ],
 )
 def test_known_aliases_are_leads_and_nothing_else_is(name, lead):
@@ -324,17 +326,117 @@ def test_dialects_of_csv_arrays(tmp_path, text, expected):
     assert found.notes == (["unused signals: time"] if "time" in text else [])
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I (uV),II (uV)\n1000,2000\n3000,4000\n", [2.0, 4.0]),
+        ("I_mV,II_mV\n1,2\n3,4\n", [2.0, 4.0]),
+        ("'sample #','II','V5'\n0,2,0.5\n1,4,0.5\n", [2.0, 4.0]),
+        ("I;II\nµV;µV\n1000,5;2000,5\n3000;4000\n", [2.0005, 4.0]),
+        ("I (uV),II (uV)\n1000,2000\n3000,4000\n@", [2.0, 4.0]),
+    ],
+)
+def test_units_in_the_names_of_csv_columns(tmp_path, text, expected):
+    """The advice was --lead-map 'I (mV)=II', which read lead I as II; a unit was ignored."""
+    (tmp_path / "a.csv").write_text(text.rstrip("@"), encoding="utf-8")
+    spec = ArraySpec(100.0, ("I", "II") if text.endswith("@") else None)
+    found = read_recording(tmp_path / "a.csv", array=spec)
+    np.testing.assert_allclose(found.values["II"], expected)
+
+
+def test_units_that_differ_are_an_error(tmp_path):
+    (tmp_path / "a.csv").write_text("I (uV),II (mV)\n1,2\n")
+    with pytest.raises(InputError, match=r"leads differ in unit \(mV, uV\)"):
+        read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+    (tmp_path / "a.csv").write_text("I (mV)\n1\n")
+    with pytest.raises(InputError, match="the unit is mV in the file, but is given as uV"):
+        read_recording(tmp_path / "a.csv", array=ArraySpec(100.0, None, "uV"))
+
+
+def test_the_advice_on_lead_names_cannot_be_pasted_into_a_wrong_lead(tmp_path):
+    (tmp_path / "a.csv").write_text("sample #,MLII (mV)\n0,1\n1,2\n")
+    with pytest.raises(InputError, match=r"--lead-map 'sample #=LEAD', or .*LEAD is one of I, II"):
+        read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+    with pytest.raises(InputError, match="LEAD is not one of"):
+        read_recording(tmp_path / "a.csv", {"sample #": "LEAD"}, ArraySpec(100.0))
+    for name in ("MLII", "mlii (mV)"):
+        assert read_recording(tmp_path / "a.csv", {name: "II"}, ArraySpec(100.0)).values["II"].tolist() == [1, 2]
+
+
+WATCH = """Name,Jane Doe
+Date of Birth,"Jan 1, 1960"
+Classification,Sinus Rhythm
+Symptoms,
+Device,"Watch6,1"
+Sample Rate,512.5 hertz
+
+
+Lead,Lead II
+Unit,µV
+
+1000
+-500.5
+250
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WATCH,
+        WATCH.replace("-500.5", "-500,5"),
+        WATCH.replace("-500.5", '"-500,5"').replace("512.5 hertz", '"512,5 Hertz"').replace("Lead,Lead", "Ableitung,"),
+        WATCH.replace(",", ";").replace("-500.5", "-500,5").replace("Unit", "Einheit").replace("\n", "\r\n"),
+    ],
+)
+def test_exports_of_watches(tmp_path, text):
+    """The error called them a table with the columns Name, Jane Doe."""
+    (tmp_path / "ecg.csv").write_bytes(text.encode())
+    found = read_recording(tmp_path / "ecg.csv")
+    assert (found.rate_hz, found.leads, found.notes) == (512.5, ("II",), [])
+    np.testing.assert_allclose(found.values["II"], [1, -0.5005, 0.25], atol=1e-6)
+    with pytest.raises(InputError, match=r"header block: 512.5 samples per second, but .* as 500 Hz"):
+        read_recording(tmp_path / "ecg.csv", array=ArraySpec(500.0))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WATCH.replace("Sample Rate", "Rate").replace(" hertz", ""),
+        WATCH.replace("Lead II", "Doe"),
+        WATCH.replace("µV", "Doe"),
+        WATCH.replace("-500.5", "Doe"),
+        "I,II\n1,2\nDoe,3\n",
+        "Name,Doe\nJane,Doe\n",
+    ],
+)
+def test_no_error_shows_a_cell_of_a_table(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_recording(tmp_path / "a.csv")
+    assert not any(word in str(error.value) for word in ("Doe", "Jane", "1960"))
+
+
+def test_csv_exports_of_physionet(tmp_path):
+    text = "'Elapsed time','II','V5'\n'hh:mm:ss.mmm','mV','mV'\n'{}.998',0.5,1\n'{}.000',0.25,2\n'{}.002',-,3\n"
+    (tmp_path / "a.csv").write_text(text.format("1:59:59", "2:00:00", "2:00:00"))
+    found = read_recording(tmp_path / "a.csv")
+    assert (found.rate_hz, found.leads) == (500.0, ("II", "V5"))
+    np.testing.assert_array_equal(found.values["II"], [0.5, 0.25, np.nan])
+    (tmp_path / "b.csv").write_text("'Elapsed time','II'\n'seconds','uV'\n0.000,500\n0.004,250\n0.008,1\n")
+    found = read_recording(tmp_path / "b.csv")
+    assert (found.rate_hz, found.values["II"].tolist()) == (250.0, [0.5, 0.25, np.float32(0.001)])
+
+
 def test_a_list_of_recordings_is_not_a_signal(tmp_path):
     (tmp_path / "a.csv").write_text("path,label,patient\nb.csv,AF,1\n")
-    with pytest.raises(
-        InputError, match="is a table with the columns path, label, patient, not a signal; pass the rec"
-    ):
+    with pytest.raises(InputError, match=r"a.csv: is a table with text, not a signal; pass the recordings that it"):
         read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
 
 
 def test_text_in_a_csv_array_is_an_error(tmp_path):
     (tmp_path / "a.csv").write_text("I,II\n1,2\nx,3\n")
-    with pytest.raises(InputError, match=r"a.csv: is not a readable array: .*'x'"):
+    with pytest.raises(InputError, match=r"a.csv: is not a readable array: line 3 has text instead of a number"):
         read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
 
 

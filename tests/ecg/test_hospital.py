@@ -289,7 +289,7 @@ def test_other_files_of_these_formats_say_what_they_are(tmp_path, values):
     pydicom.dcmwrite(path, dataset)
     with pytest.raises(InputError, match=r"without waveforms \(modality MR\)"):
         open_recording(path)
-    with pytest.raises(InputError, match=r"none of the 12 standard leads, only ECG; .* --lead-map 'ECG=II'"):
+    with pytest.raises(InputError, match=r"none of the 12 standard leads, only ECG; .* --lead-map ECG=LEAD"):
         open_recording(write_edf(tmp_path / "m.edf", {"II": values["II"]}, label="ECG"))
     assert open_recording(tmp_path / "m.edf", {"ECG": "II"}).leads == ("II",)
     cut = write_edf(tmp_path / "t.edf", values)

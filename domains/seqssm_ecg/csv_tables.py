@@ -1,0 +1,175 @@
+"""Text tables of samples (`.csv`): separators, names and units of the columns, and the header blocks of watches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from seqssm.errors import InputError
+from seqssm.files.numbers import MISSING
+from seqssm_ecg.clock import place_of
+from seqssm_ecg.leads import canonical, split_unit
+
+SEPARATORS = (",", ";", "\t", "|")
+LINES = 60  # lines in which the first samples are searched for
+SAMPLED = 1000  # lines in which a decimal comma is searched for
+NO_NUMBERS = sorted({form for word in MISSING for form in (word, word.upper(), word.capitalize())})
+_HERTZ = re.compile(r"([\d.,]+)\s*(?:hertz|hz)", re.I)
+_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)")
+_SINGLE = re.compile(r'"?[-+]?\d*[.,]?\d+(?:e[-+]?\d+)?"?', re.I)
+_LEAD = ("lead", "ableitung", "dérivation", "derivación", "derivazione", "derivação", "afleiding")
+_UNIT = ("unit", "einheit", "unité", "unidad", "unità", "unidade", "eenheid")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The lines before the samples.
+
+    Attributes:
+        lines: number of these lines.
+        separator: separator of the columns.
+        decimal: decimal mark.
+        quote: quotation mark.
+        names: names of the columns, with their units as in ``II (mV)``; None if the file has none.
+        rate_hz: sampling rate, or None if the file does not give it.
+        clock: column of times written as ``0:00.004``, or None.
+    """
+
+    lines: int
+    separator: str
+    decimal: str
+    quote: str
+    names: tuple[str, ...] | None
+    rate_hz: float | None = None
+    clock: int | None = None
+
+    def cells(self, line: str) -> list[str]:
+        """Split a line."""
+        return [cell.strip().strip(self.quote).strip() for cell in line.split(self.separator)]
+
+
+def read_head(path: Path) -> Head:
+    """Read the lines before the samples.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: a header block has an invalid unit.
+    """
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        lines = list(islice(file, LINES))
+        block = _block(lines, file, path)
+    if block is not None:
+        return block
+    filled = [number for number, line in enumerate(lines) if line.strip()] or [0]
+    first, second, third = (lines[n] if n < len(lines) else "" for n in (*filled, len(lines), len(lines))[:3])
+    separator = max(SEPARATORS, key=first.count)
+    decimal = "," if separator != "," and ("," in second or "," in third) else "."
+    head = Head(0, separator, decimal, "'" if first.lstrip().startswith("'") else '"', None)
+    names = head.cells(first)
+    if all(_is_number(name) for name in names):
+        return head
+    lines_before, units = filled[0] + 1, head.cells(second)
+    if len(units) == len(names) and any(split_unit(f" ({unit})")[1] for unit in units):  # as PhysioNet writes them
+        units = ["s" if "mm:ss" in unit else unit for unit in units]
+        names = [f"{name} ({unit})" if unit else name for name, unit in zip(names, units)]
+        lines_before, second = filled[1] + 1, third
+    place, samples = place_of(names), head.cells(second)
+    clock = place if place is not None and place < len(samples) and ":" in samples[place] else None
+    return Head(lines_before, separator, decimal, head.quote, tuple(names), None, clock)
+
+
+def _block(lines: Sequence[str], rest: Iterator[str], path: Path) -> Head | None:
+    """Read a block of keys and values before the samples of one lead; None if the file starts otherwise.
+
+    Only the sampling rate, the lead and the unit are used, in the languages of `_LEAD` and `_UNIT`.
+
+    Args:
+        lines: the first lines.
+        rest: the lines after them.
+        path: path for error messages.
+    """
+    start = next((number for number, line in enumerate(lines) if _SINGLE.fullmatch(line.strip())), 0)
+    values: dict[str, str] = {}
+    for line in lines[:start]:
+        key, _, value = line.partition(max(",;\t", key=line.count))
+        values[key.strip().strip('"').casefold()] = value.strip().strip('"').strip()
+    rate = next((found for value in values.values() if (found := _HERTZ.fullmatch(value))), None)
+    if rate is None:
+        return None
+    lead, unit = (next((values[key] for key in keys if key in values), "") for keys in (_LEAD, _UNIT))
+    if unit and not split_unit(f" ({unit})")[1]:
+        raise InputError("the unit in the header block is not mV, uV or V", file=path)
+    name = canonical(lead) or canonical(lead.split(" ")[-1]) or "ECG"
+    comma = any("," in line for line in (*lines[start:], *islice(rest, SAMPLED)))
+    rate_hz = float(rate[1].replace(",", "."))
+    return Head(start, ";", "," if comma else ".", '"', (f"{name} ({unit})" if unit else name,), rate_hz)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def csv_blocks(path: Path, head: Head, size: int) -> Iterator[np.ndarray]:
+    """Yield (columns, lines) blocks of the samples.
+
+    Args:
+        path: the file.
+        head: its head.
+        size: lines per block.
+    """
+    import pandas as pd
+
+    numbers: dict[str, object] = {"dtype": np.float64}
+    if head.clock is not None and head.names is not None:
+        rest = {column: np.float64 for column in range(len(head.names)) if column != head.clock}
+        numbers = {"dtype": rest, "converters": {head.clock: _seconds}}
+    reader = pd.read_csv(
+        path,
+        sep=head.separator,
+        decimal=head.decimal,
+        quotechar=head.quote,
+        header=None,
+        skiprows=head.lines,
+        na_values=NO_NUMBERS,
+        chunksize=size,
+        encoding="utf-8-sig",
+        encoding_errors="replace",
+        **numbers,
+    )
+    with reader:
+        for frame in reader:
+            yield frame.to_numpy().T
+
+
+def _seconds(cell: str) -> float:
+    """Convert ``1:02:03.5``, ``2:03.5`` or seconds; NaN for anything else."""
+    found = _TIME.fullmatch(cell.strip())
+    return (
+        np.nan if found is None else sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1)))
+    )
+
+
+def text_line(path: Path, head: Head) -> int | None:
+    """Return the first line, from 1, with a cell that is not a number; the cell itself may be a person's name.
+
+    Args:
+        path: the file.
+        head: its head.
+    """
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(islice(file, head.lines, None), head.lines + 1):
+            cells = head.cells(line)
+            if not all(cell in NO_NUMBERS or _is_number(cell) or _TIME.fullmatch(cell) for cell in cells):
+                return number
+    return None
