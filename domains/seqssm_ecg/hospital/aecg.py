@@ -1,7 +1,8 @@
-"""HL7 annotated ECG (aECG, the format of submissions to the FDA): the first series of rhythm leads."""
+"""HL7 annotated ECG (aECG, the format of submissions to the FDA): rhythm leads, in one set or several."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -9,9 +10,21 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.headers import parse_sex
-from seqssm_ecg.hospital.common import age_at, age_in, factor_of, identity, known, number, readable, stacked
+from seqssm_ecg.hospital.common import (
+    SUCCESSIVE,
+    age_at,
+    age_in,
+    factor_of,
+    identity,
+    joined,
+    known,
+    matching,
+    number,
+    readable,
+    stacked,
+)
 from seqssm_ecg.hospital.tree import read_tree, text_of, value_of
-from seqssm_ecg.leads import match_leads
+from seqssm_ecg.leads import Matched, match_leads
 from seqssm_ecg.recording import InMemory, Reading, Recording
 
 LEAD = "MDC_ECG_LEAD_"
@@ -22,6 +35,9 @@ PERSON = "componentOf/timepointEvent/componentOf/subjectAssignment/subject/trial
 
 def open_aecg(path: Path, reading: Reading) -> Recording:
     """Read an annotated ECG; representative beats (derived series) and annotations are ignored.
+
+    Of several sets of leads, the first one with the most leads and samples is read, and those with other leads and its
+    sampling rate and length, as in a print of 3 x 4 leads.
 
     Args:
         path: the file.
@@ -37,16 +53,67 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
         leads_of = [(found, leads) for found in sets if (leads := _leads(found))]
         if not leads_of:
             raise InputError("contains no series with leads", file=path)
-        sequence_set, sequences = max(leads_of, key=lambda one: _extent(one[1]))
-        names = [code.removeprefix(LEAD) for code, _ in sequences]
-        matched = match_leads(names, reading.lead_map, path)
-        rate_hz = _rate(sequence_set, path)
-        rows = [_samples(sequences[row][1], path, names[row]) for row in matched.rows]
-        table = stacked(rows, matched.leads, path)
+        used = joined(matching(lambda one: LeadSet.of(*one, reading, path), leads_of))
+        rate_hz = used[0].rate_hz
+        if not rate_hz:
+            raise InputError("has no usable time increment, so its sampling rate is unknown", file=path)
+        values = {lead: row for one in used for lead, row in one.values(path).items()}
+        table = stacked(list(values.values()), list(values), path)
         age, sex, who = _patient(root)
-    others = len(leads_of) - 1
-    notes = [*matched.notes, *([f"{others} further series not used"] if others else [])]
-    return Recording(path, rate_hz, table.shape[1], matched.leads, InMemory(table), None, age, sex, notes, who)
+    unused = [name for one in used for name in one.found.unused]
+    notes = [f"unused signals: {' '.join(unused)}"] if unused else []
+    if len({one.start for one in used}) > 1:
+        notes.append(SUCCESSIVE)
+    if len(leads_of) > len(used):
+        notes.append(f"{len(leads_of) - len(used)} further series not used")
+    return Recording(path, rate_hz, table.shape[1], tuple(values), InMemory(table), None, age, sex, notes, who)
+
+
+@dataclass(frozen=True)
+class LeadSet:
+    """A sequence set: leads recorded at the same time.
+
+    Attributes:
+        element: its element.
+        sequences: sequences of the leads.
+        found: those that are standard leads.
+        rate_hz: sampling rate; 0 if unknown.
+        samples: samples of the longest lead.
+    """
+
+    element: Element
+    sequences: list[Element]
+    found: Matched
+    rate_hz: float
+    samples: int
+
+    @classmethod
+    def of(cls, element: Element, leads: list[tuple[str, Element]], reading: Reading, path: Path) -> LeadSet:
+        """Match the leads of a sequence set.
+
+        Args:
+            element: its element.
+            leads: code and sequence of each lead.
+            reading: options.
+            path: path for error messages.
+
+        Raises:
+            InputError: none of them is a standard lead, or two are the same.
+        """
+        names = [code.removeprefix(LEAD) for code, _ in leads]
+        found = match_leads(names, reading.lead_map, path)
+        samples = max(len(text_of(leads[row][1], "value/digits").split()) for row in found.rows)
+        return cls(element, [one for _, one in leads], found, _rate(element, path), samples)
+
+    @property
+    def start(self) -> str:
+        """Time of the first sample as written."""
+        return next((head for one in _times(self.element) if (head := value_of(one, "value/head"))), "")
+
+    def values(self, path: Path) -> dict[str, np.ndarray]:
+        """Return the samples of each lead in millivolts, (n,)."""
+        found = self.found
+        return {lead: _samples(self.sequences[row], path, lead) for lead, row in zip(found.leads, found.rows)}
 
 
 def _leads(sequence_set: Element) -> list[tuple[str, Element]]:
@@ -55,21 +122,18 @@ def _leads(sequence_set: Element) -> list[tuple[str, Element]]:
     return [(code, one) for code, one in found if code.startswith(LEAD)]
 
 
-def _extent(leads: list[tuple[str, Element]]) -> tuple[int, int]:
-    """Return (number of leads, length of the text of the samples)."""
-    return len(leads), max(len(text_of(sequence, "value/digits")) for _, sequence in leads)
+def _times(sequence_set: Element) -> list[Element]:
+    return [one for one in sequence_set.findall("component/sequence") if value_of(one, "code", "code")[:5] == "TIME_"]
 
 
 def _rate(sequence_set: Element, path: Path) -> float:
-    """Return the sampling rate, from the increment of the time sequence."""
-    for sequence in sequence_set.findall("component/sequence"):
-        if not value_of(sequence, "code", "code").startswith("TIME_"):
-            continue
+    """Return the sampling rate, from the increment of the time sequence; 0 if it has none."""
+    for sequence in _times(sequence_set):
         unit = value_of(sequence, "value/increment", "unit") or "s"
         step = number(value_of(sequence, "value/increment"), path, "time increment") * SECONDS.get(unit, np.nan)
         if np.isfinite(step) and step > 0:
             return round(1 / step, 6)
-    raise InputError("has no usable time increment, so its sampling rate is unknown", file=path)
+    return 0.0
 
 
 def _samples(sequence: Element, path: Path, lead: str) -> np.ndarray:

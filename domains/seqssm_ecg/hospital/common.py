@@ -8,18 +8,21 @@ import datetime
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.headers import UNITS
+from seqssm_ecg.leads import Matched
 
+Group = TypeVar("Group", bound="LeadGroup")
 YEAR_DAYS = 365.2425
+SUCCESSIVE = "leads recorded one after the other"
 LOWEST = -(2**15)
 AGE_UNITS = {"y": 1.0, "m": 1 / 12, "w": 7 / YEAR_DAYS, "d": 1 / YEAR_DAYS, "h": 1 / YEAR_DAYS / 24}
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -177,6 +180,64 @@ def identity(patient_id: str = "", names: Sequence[str] = (), birth_date: str = 
         "birth_date": birth_date.strip(),
     }
     return {name: value for name, value in found.items() if value}
+
+
+class LeadGroup(Protocol):
+    """Leads of a file that were recorded at the same time.
+
+    Attributes:
+        found: its signals that are standard leads.
+        rate_hz: sampling rate.
+        samples: samples per lead.
+    """
+
+    @property
+    def found(self) -> Matched: ...
+    @property
+    def rate_hz(self) -> float: ...
+    @property
+    def samples(self) -> int: ...
+
+
+def matching(group_of: Callable[[Any], Group], items: Sequence[Any]) -> list[Group]:
+    """Return the groups of leads of a file, without those that have no standard lead.
+
+    Args:
+        group_of: makes the group of an item; raises InputError.
+        items: at least one part of the file.
+
+    Raises:
+        InputError: no part has one: that of the first part.
+    """
+    groups, errors = [], []
+    for item in items:
+        try:
+            groups.append(group_of(item))
+        except InputError as error:
+            errors.append(error)
+    if not groups:
+        raise errors[0]
+    return groups
+
+
+def joined(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups of one recording: the first with the most leads and seconds, and those with other leads.
+
+    Args:
+        groups: groups of leads. Those with another sampling rate or length are not used.
+    """
+
+    def size(group: Group) -> tuple[int, float]:
+        return len(group.found.leads), group.samples / group.rate_hz if group.rate_hz > 0 else 0.0
+
+    first = max(groups, key=size)
+    used, leads = [first], set(first.found.leads)
+    for group in groups:
+        same = (group.rate_hz, group.samples) == (first.rate_hz, first.samples)
+        if same and leads.isdisjoint(group.found.leads):
+            used.append(group)
+            leads |= set(group.found.leads)
+    return used
 
 
 def stacked(rows: Sequence[np.ndarray], leads: Sequence[str], path: Path) -> np.ndarray:

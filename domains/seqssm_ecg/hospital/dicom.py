@@ -12,7 +12,19 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm_ecg.headers import parse_sex
-from seqssm_ecg.hospital.common import age_at, age_in, factor_of, identity, known, readable, required, stacked
+from seqssm_ecg.hospital.common import (
+    SUCCESSIVE,
+    age_at,
+    age_in,
+    factor_of,
+    identity,
+    joined,
+    known,
+    matching,
+    readable,
+    required,
+    stacked,
+)
 from seqssm_ecg.leads import Matched, canonical, match_leads
 from seqssm_ecg.recording import InMemory, Reading, Recording
 
@@ -37,17 +49,19 @@ class Group:
     found: Matched
 
     @property
-    def timing(self) -> tuple[float, int, float]:
-        """Sampling rate, samples and start of the group; groups with equal values are one recording."""
-        item = self.item
-        offset = float(item.get("MultiplexGroupTimeOffset", 0) or 0)
-        return float(item.SamplingFrequency), int(item.NumberOfWaveformSamples), offset
+    def rate_hz(self) -> float:
+        """Sampling rate."""
+        return float(self.item.SamplingFrequency)
 
     @property
-    def seconds(self) -> float:
-        """Duration; 0 if the sampling rate is invalid, which is reported when the recording is checked."""
-        rate_hz, samples, _ = self.timing
-        return samples / rate_hz if rate_hz > 0 else 0.0
+    def samples(self) -> int:
+        """Samples per lead."""
+        return int(self.item.NumberOfWaveformSamples)
+
+    @property
+    def start(self) -> float:
+        """Time of the first sample, milliseconds."""
+        return float(self.item.get("MultiplexGroupTimeOffset", 0) or 0)
 
 
 def open_dicom(path: Path, reading: Reading) -> Recording:
@@ -74,10 +88,10 @@ def open_dicom(path: Path, reading: Reading) -> Recording:
         values: dict[str, np.ndarray] = {}
         for group in groups:
             for lead, row in zip(group.found.leads, _samples(group, little, path)):
-                values.setdefault(lead, row)
+                values[lead] = row
         table = stacked(list(values.values()), list(values), path)
         age, sex, who = _patient(dataset)
-        rate_hz = groups[0].timing[0]
+        rate_hz = groups[0].rate_hz
     return Recording(path, rate_hz, table.shape[1], tuple(values), InMemory(table), None, age, sex, notes, who)
 
 
@@ -88,21 +102,13 @@ def _short(value: Any) -> str:
 
 
 def _groups(items: Sequence[Any], reading: Reading, path: Path) -> tuple[list[Group], list[str]]:
-    """Select the groups of the recording: those that start with the first one of leads and have its rate and length."""
+    """Select the groups of the recording (`joined`)."""
     whole = [item for item in items if not any(word in _label(item) for word in BEATS)]
-    candidates = []
-    first_error: InputError | None = None
-    for item in whole or items:
-        try:
-            candidates.append(Group(item, match_leads(_names(item), reading.lead_map, path)))
-        except InputError as error:
-            first_error = first_error or error
-    if not candidates:
-        raise first_error or InputError("contains no ECG", file=path)
-    first = max(candidates, key=lambda group: (len(group.found.leads), group.seconds))
-    used = [first, *(group for group in candidates if group is not first and group.timing == first.timing)]
+    used = joined(matching(lambda item: Group(item, match_leads(_names(item), reading.lead_map, path)), whole or items))
     unused = [name for group in used for name in group.found.unused]
     notes = [f"unused signals: {' '.join(unused)}"] if unused else []
+    if len({group.start for group in used}) > 1:
+        notes.append(SUCCESSIVE)
     if len(items) > len(used):
         notes.append(f"{len(items) - len(used)} of {len(items)} waveform groups not used")
     return used, notes
