@@ -1,7 +1,8 @@
-"""The graph of a pathology model for ``seqssm export``: bags of one size in, class probabilities or survival out."""
+"""The graph of a pathology model for ``seqssm export``: bags of one size in, the predictions of each target out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,16 @@ from torch import Tensor, nn
 from seqssm.errors import InputError
 from seqssm.tools.export import Graph, plain
 from seqssm_pathology.base import MILNetwork
-from seqssm_pathology.heads import SurvivalHead, curves_of, heads_of
+from seqssm_pathology.heads import (
+    ClassHead,
+    Head,
+    LabelsHead,
+    NumberHead,
+    SurvivalHead,
+    curves_of,
+    heads_of,
+    split_logits,
+)
 from seqssm_pathology.mixers import Block, ImportanceMamba
 from seqssm_pathology.model import ForwardMambaMIL, TransMil
 from seqssm_pathology.peers import ClamMB, DsMil, DtfdMil
@@ -21,19 +31,36 @@ SCALED = (
 )
 
 
+ANSWERS: dict[type[Head], tuple[str, str, Callable[[Any, Tensor], Tensor]]] = {
+    ClassHead: ("probabilities", "(batch, classes)", lambda head, logits: logits.softmax(-1)),
+    SurvivalHead: (
+        "survival",
+        "(batch, bins), S(t) at the ends of the bins",
+        lambda head, logits: curves_of(logits),
+    ),
+    NumberHead: (
+        "value",
+        "(batch, 1), in the unit of the column",
+        lambda head, logits: head.evidence(logits, "")[:, None],
+    ),
+    LabelsHead: ("probabilities", "(batch, labels), each of its own", lambda head, logits: logits.sigmoid()),
+}
+"""Output of a kind of target: name, meaning, and its values from the logits."""
+
+
 class Bags(nn.Module):
-    """Bags (B, n, d_in), instances in scan order, to the outputs (B, m) and the attention (B, n).
+    """Bags (B, n, d_in), instances in scan order, to the outputs (B, m) of each target and the attention (B, n).
 
     Args:
         model: the trained network.
-        target: ``"classification"`` or ``"survival"``.
+        heads: its targets.
     """
 
-    def __init__(self, model: MILNetwork, target: str) -> None:
+    def __init__(self, model: MILNetwork, heads: Sequence[Head]) -> None:
         super().__init__()
-        self.model, self.target = model, target
+        self.model, self.heads = model, list(heads)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         h = self.model.project(features)
         if isinstance(self.model, ForwardMambaMIL):
             for block in self.model.blocks:
@@ -42,10 +69,14 @@ class Bags(nn.Module):
         batch, count, _ = h.shape
         bag = torch.arange(batch * count, device=h.device) // count
         pooled, _, attention = self.model.pool(h.flatten(0, 1), bag, batch)
-        logits = self.model.head(pooled)
-        if self.target == "classification":
-            return logits.softmax(-1), attention.unflatten(0, (batch, count))
-        return curves_of(logits), attention.unflatten(0, (batch, count))
+        logits = split_logits(self.heads, self.model.head(pooled))
+        answers = [ANSWERS[type(head)][2](head, own) for head, own in zip(self.heads, logits)]
+        return (*answers, attention.unflatten(0, (batch, count)))
+
+
+def columns_of(head: Head) -> list[str]:
+    """Return the columns of `predict` that an output of the graph has."""
+    return head.curve if isinstance(head, SurvivalHead) else head.estimates
 
 
 def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
@@ -57,15 +88,13 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
         streaming: not available.
 
     Raises:
-        InputError: `streaming`, a value table, or an order that depends on scores or padding.
+        InputError: `streaming`, a value table, a network or an order that a graph cannot have.
     """
     model: MILNetwork = task.model
     if streaming:
         raise InputError("--streaming: attention pooling needs the whole bag")
     if summary.get("columns") is not None:
         raise InputError("a model of value tables cannot be exported as a graph; use --format safetensors")
-    if summary["target"] not in ("classification", "survival"):
-        raise InputError(f"target {summary['target']} cannot be exported as a graph; use --format safetensors")
     if isinstance(model, TransMil | ClamMB | DsMil | DtfdMil):
         name = task.hparams["network"]
         raise InputError(f"the network {name} cannot be exported as a graph; use --format safetensors")
@@ -76,26 +105,23 @@ def export(task: Any, summary: dict[str, Any], streaming: bool) -> Graph:
             raise InputError("a model with importance orders sorts by learned scores and cannot be exported as a graph")
         if block.pads > 1:
             raise InputError("a model with pad_to_stride visits padding and cannot be exported as a graph")
-    target, width = summary["target"], int(summary["width"])
+    heads, width = heads_of(summary), int(summary["width"])
 
     def example(batch: int, length: int) -> dict[str, Tensor]:
         return {"features": torch.randn(batch, length, width, generator=torch.Generator().manual_seed(length))}
 
-    outputs = ("probabilities" if target == "classification" else "survival", "attention")
-    meanings = {
-        "classification": "probabilities: (batch, classes)",
-        "survival": "survival: (batch, bins), S(t) at the ends of the bins",
-    }
-    head = heads_of(summary)[0]
+    outputs = [ANSWERS[type(head)][0] + (f"_{head.place}" if head.tag else "") for head in heads]
+    said = [ANSWERS[type(head)][1] + (f" of {head.name}" if head.tag else "") for head in heads]
+    columns = {name: columns_of(head) for name, head in zip(outputs, heads)}
     metadata = {
         "classes": list(summary["classes"]),
-        "columns": head.curve if isinstance(head, SurvivalHead) else head.estimates,
+        "columns": columns if heads[0].tag else columns[outputs[0]],
         "edges": plain(summary["edges"]),
         "scaler": plain(summary["scaler"]),
         "scan_order": summary["order"],
         "inputs": f"features: (batch, instances, {width}), the instances of a bag in scan_order"
         + ("" if summary["scaler"] is None else SCALED),
-        "outputs": f"{meanings[target]}; attention: (batch, instances)",
+        "outputs": "; ".join([*map(": ".join, zip(outputs, said)), "attention: (batch, instances)"]),
     }
     axes = {"features": {0: "batch", 1: "instances"}}
-    return Graph(Bags(model, target), example, axes, outputs, metadata, (23, 7, 64))
+    return Graph(Bags(model, heads), example, axes, (*outputs, "attention"), metadata, (23, 7, 64))

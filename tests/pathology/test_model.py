@@ -8,6 +8,7 @@ import pytest
 import torch
 from seqssm_pathology.base import MILNetwork, ValueTokens
 from seqssm_pathology.export import Bags
+from seqssm_pathology.heads import ClassHead
 from seqssm_pathology.mixers import ImportanceMamba
 from seqssm_pathology.model import NETWORKS, ForwardMambaMIL, MambaMIL
 from seqssm_pathology.pooling import AttentionPool, MixedPool, bag_of, bag_softmax, last_of
@@ -271,7 +272,7 @@ def test_a_network_is_a_graph_for_any_number_of_instances(name, options, tmp_pat
         return {"features": torch.randn(batch, length, 7, generator=torch.Generator().manual_seed(length))}
 
     axes = {"features": {0: "batch", 1: "instances"}}
-    module = Bags(network(name, **options).eval(), "classification")
+    module = Bags(network(name, **options).eval(), [ClassHead("label", classes=("a", "b", "c"))])
     graph = Graph(module, bags, axes, ("probabilities", "attention"), {}, (23, 7, 64))
     _, run = program_of(graph)
     assert len(compare(graph, run, tmp_path / "graph")) == 3

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from seqssm_pathology import fitting, metrics, outcomes
+from seqssm_pathology import fitting, metrics, outcomes, predict
 from seqssm_pathology.data import BagData
 from seqssm_pathology.heads import ClassHead, LabelsHead, NumberHead, SurvivalHead, heads_of, survival_nll
 from seqssm_pathology.manifest import Case
@@ -139,7 +140,30 @@ def test_scores_of_numbers_and_labels():
 # -- commands --------------------------------------------------------------------------------------------------------
 
 
-def test_a_number_from_fit_to_prediction(fit, cohort, tmp_path):
+def require_same_graph(run, data, frame, path, monkeypatch):
+    """Export the model, and compare what the graph computes for each bag with the rows of `predict`."""
+    items, prepare = [], predict.CasePredictor.prepare
+
+    def kept(self, record):
+        items.append(prepare(self, record))
+        return items[-1]
+
+    assert main(["export", str(run), "--output", str(path)]) == 0
+    monkeypatch.setattr(predict.CasePredictor, "prepare", kept)
+    seqssm.load(run, accelerator="cpu").predict(data)
+    session = onnxruntime.InferenceSession(path)
+    about = json.loads(session.get_modelmeta().custom_metadata_map["seqssm"])
+    names = [one.name for one in session.get_outputs()]
+    columns = about["columns"] if isinstance(about["columns"], dict) else {names[0]: about["columns"]}
+    assert [*columns, "attention"] == names
+    for record in items:
+        features = record.item.features[record.item.order][None]
+        found = dict(zip(names, session.run(None, {"features": features})))
+        for name, own in columns.items():
+            np.testing.assert_allclose(found[name][0], frame.loc[record.index, own].astype(float), 1e-4, 1e-4)
+
+
+def test_a_number_from_fit_to_prediction(fit, cohort, tmp_path, monkeypatch):
     run = tmp_path / "run"
     words = [*data_of(cohort), "--data.target", "regression", "--data.label_column", "lesion_percent"]
     assert fit(run, *words, "--model.network", "mean", epochs=8) == 0
@@ -160,10 +184,11 @@ def test_a_number_from_fit_to_prediction(fit, cohort, tmp_path):
     evidence = pd.read_csv(tmp_path / "f" / "001_made_001_attention.csv")["evidence"]
     truth = cohort[1]["made_001"].lesion
     assert evidence[truth].mean() > evidence[~truth].mean()  # in the unit of the column, per patch
+    require_same_graph(run, cohort[0], frame, tmp_path / "m.onnx", monkeypatch)
 
 
 @pytest.mark.parametrize("network", ["clam_mb", "srmamba"])
-def test_several_labels_with_gaps(network, fit, cohort, tmp_path, capsys):
+def test_several_labels_with_gaps(network, fit, cohort, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     words = [*data_of(cohort), "--data.target", "labels", "--data.label_columns", "[EGFR,KRAS]"]
     words += ["--model.class_weights", "balanced"]
@@ -175,11 +200,13 @@ def test_several_labels_with_gaps(network, fit, cohort, tmp_path, capsys):
     assert {row["model"] for row in report["tables"][0]["rows"]} == {network, "logistic"}
     frame = seqssm.load(run, accelerator="cpu").predict(cohort[0])
     assert list(frame.columns[2:6]) == ["p_EGFR", "p_KRAS", "positive_EGFR", "positive_KRAS"]
+    if network == "srmamba":
+        require_same_graph(run, cohort[0], frame, tmp_path / "m.onnx", monkeypatch)
     for name in ("EGFR", "KRAS"):
         assert frame[f"positive_{name}"].tolist() == (frame[f"p_{name}"] >= 0.5).astype(int).tolist()
 
 
-def test_several_targets_at_once(fit, cohort, tmp_path):
+def test_several_targets_at_once(fit, cohort, tmp_path, monkeypatch):
     run = tmp_path / "run"
     kinds = {"label": "classification", "lesion_percent": "regression", "survival_months": "survival"}
     kinds |= {"EGFR": "label", "KRAS": "label"}
@@ -202,6 +229,7 @@ def test_several_targets_at_once(fit, cohort, tmp_path):
     assert expected <= set(frame.columns)
     assert "survival_months.median_survival_months" in frame
     assert (frame["status"] == "ok").all()
+    require_same_graph(run, cohort[0], frame, tmp_path / "m.onnx", monkeypatch)
     assert main(["pathology", "test", str(run), *words[:4]]) == 0
     written = pd.read_csv(run / "figures" / "test_records.csv")
     assert written["label.label"].isna().any()
