@@ -199,9 +199,11 @@ def split_labelled(
     if folds is None and found.folds is not None:
         name, most = found.folds.name, found.folds.count
         if found.folds.decides and found.splits is None:
-            message = f"column {name} holds folds ({found.folds.span()}): run kfold --folds {most}, or pass "
-            message += f"--data.folds {most} --data.fold K, or --data.split_column none for a random split"
-            raise InputError(message, file=found.path)
+            advice = (
+                f"run kfold --folds {most}, or pass --data.folds {most} --data.fold K, or --data.split_column none "
+            )
+            message = f"column {name} holds folds ({found.folds.span()}): "
+            raise InputError(f"{message}{found.folds.for_folds(advice + 'for a random split')}", file=found.path)
         advice = "kfold --folds {count} uses it" + (" with --data.split_column {column}" if found.folds.others else "")
         found.notes += unused_folds([found.folds], advice)
     splits = np.array(found.splits if found.splits is not None else ["train"] * count, dtype=object)

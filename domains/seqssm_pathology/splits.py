@@ -77,8 +77,10 @@ def split_of(
     if folds in manifest.marks and column is None and not Path(folds).is_dir():
         numbered = None if split_of_flag(folds) else read_folds(folds, _cells(folds, manifest))
         if numbered is not None:
-            message = f"--data.folds {folds}: the column holds folds ({numbered.span()}); pass "
-            raise InputError(f"{message}--data.folds {numbered.count} --data.split_column {folds}", file=manifest.path)
+            advice = numbered.for_folds(f"pass --data.folds {numbered.count} --data.split_column {folds}")
+            raise InputError(
+                f"--data.folds {folds}: the column holds folds ({numbered.span()}); {advice}", file=manifest.path
+            )
         return one_split(folds, fold, manifest)
     if column is not None:
         message = f"--data.split_column {column} has no effect beside --data.folds {folds}; leave one of them out"

@@ -70,6 +70,16 @@ class FoldColumn:
         numbers = [re.sub(r"\.0+$", "", self.cells[number]) for number in sorted(self.cells)]
         return re.search("fold|cv|val", _plain(self.name)) is None and numbers in (list("012"), list("123"))
 
+    def for_folds(self, advice: str) -> str:
+        """Return advice on using the column for folds, after that on numbered splits if it may hold those.
+
+        Args:
+            advice: what to do if the cells are folds.
+        """
+        if not self.numbers_splits:
+            return advice
+        return f"if {self.span()} are splits, write train, val and test; if they are folds, {advice}"
+
     def span(self) -> str:
         """Describe the folds: ``0 to 4``."""
         ordered = [self.cells[number] for number in sorted(self.cells)]
@@ -115,9 +125,8 @@ class FoldColumn:
             way_out = f"use --data.folds {self.count}, {OTHER}"
             if self.count < least:
                 way_out = f"at least {least} are needed; {OTHER.removeprefix('or ')}"
-            if self.numbers_splits:
-                way_out = f"if {self.span()} are splits, write train, val and test; if they are folds, {way_out}"
-            raise InputError(f"column {self.name} has {self.count} folds, not {count}: {way_out}", file=file)
+            message = f"column {self.name} has {self.count} folds, not {count}: {self.for_folds(way_out)}"
+            raise InputError(message, file=file)
         return {number: rank % count for rank, number in enumerate(sorted(self.cells))}
 
     def names_of(self, rank: int, count: int) -> str:

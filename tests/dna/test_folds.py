@@ -74,7 +74,9 @@ def test_names_of_folds_are_read(write, name, cell):
     assert re.search(f"test fold 0 of 3, {shown}", split_labelled(found, 0.1, 0.1, 0, 0, 3))
     assert [split == "test" for split in found.splits] == [k // 2 % 3 == 0 for k in range(24)]
     if name == "split":
-        with pytest.raises(InputError, match=r"column split holds folds \(1 to 3\): run kfold --folds 3, or pass"):
+        with pytest.raises(
+            InputError, match=r"column split holds folds \(1 to 3\): if 1 to 3 are splits, write .*run kfold --folds 3"
+        ):
             split_labelled(read_labelled(path), 0.1, 0.1, 0)
 
 
