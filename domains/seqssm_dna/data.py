@@ -18,7 +18,7 @@ from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import GENOMES, NAME, registered
 from seqssm_dna.genome import MEMORY, Genome
 from seqssm_dna.genomes import open_genome
-from seqssm_dna.intervals import Interval, of_split, read_bed, require_apart, whole_contigs
+from seqssm_dna.intervals import Interval, of_split, read_bed, require_apart, require_splits, whole_contigs
 from seqssm_dna.splits import by_block, by_contig
 from seqssm_dna.tokens import Lower, encode, is_base, is_lower, padded, reverse_complement_ids
 from seqssm_dna.windows import starts_of
@@ -304,8 +304,7 @@ class GenomeData(DataModule):
             return found, f"split by blocks at the end of every contig{short}"
         found = read_bed(bed, genome)
         require_apart(found, bed)
-        if not any(one.split for one in found):
-            raise InputError("has no splits; expected train, valid or test in the fourth column", file=bed)
+        require_splits(found, bed)
         return found, f"split by {bed.name}"
 
     def _few_n(self, places: np.ndarray, notes: list[str]) -> np.ndarray:

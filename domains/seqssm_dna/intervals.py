@@ -198,6 +198,28 @@ def _blocks(cells: Sequence[str], start: int, end: int, path: Path, place: str) 
     return blocks
 
 
+def require_splits(intervals: Sequence[Interval], path: str | Path) -> None:
+    """Check that a BED file has splits.
+
+    Args:
+        intervals: intervals of the file.
+        path: path used in error messages.
+
+    Raises:
+        InputError: it has none; the message has the line that is at fault if other lines name splits.
+    """
+    if any(one.split for one in intervals):
+        return
+    others = [one for one in intervals if one.name.lower() not in SPLIT_NAMES]
+    if not others:  # with a header line
+        raise InputError("has no splits: the column of train, valid and test must be called split, not name", file=path)
+    if len(others) < len(intervals):
+        found = repr(others[0].name) if others[0].name else "no split"
+        message = f"{found} in the fourth column; expected train, valid or test, as in other lines"
+        raise InputError(message, file=path, place=f"line {others[0].line}")
+    raise InputError("has no splits; expected train, valid or test in the fourth column", file=path)
+
+
 def require_apart(intervals: Iterable[Interval], path: str | Path) -> None:
     """Check that intervals of different splits do not overlap.
 

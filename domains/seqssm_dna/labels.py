@@ -16,6 +16,7 @@ from seqssm.files.tables import Table
 from seqssm.metrics.classes import class_list, class_name, unknown_classes
 
 MANY = 100  # classes; more indicate numbers or identifiers
+FEW = 10  # classes; with more, numbers with commas are decimals
 MOST = 8  # maximum number of class names in a message
 RARE = 3  # rows; a class with fewer cannot be in all three splits
 
@@ -178,7 +179,8 @@ def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> li
     """
     if len(classes) < 2:
         raise InputError(f"has only one class ({classes[0]}); at least two are required", file=path)
-    decimals = sum(bool(re.fullmatch(r"[+-]?\d*\.\d+([eE][+-]?\d+)?", name)) for name in classes)
+    marks = "[.,]" if len(classes) > FEW else "[.]"  # few classes such as 0,1 may be combined ones
+    decimals = sum(bool(re.fullmatch(rf"[+-]?\d*{marks}\d+([eE][+-]?\d+)?", name)) for name in classes)
     if decimals > len(classes) / 2:
         message = (
             f"labels are numbers such as {classes[-1]}, not classes; numbers need --data.target value, and numbered "
@@ -194,8 +196,10 @@ def require_classes(classes: Sequence[str], truth: np.ndarray, path: Path) -> li
     same = [name for name in values if list(values.values()).count(values[name]) > 1] if decimals else []
     if same:
         notes.append(f"warning: classes that are the same number: {class_list(same[:MOST])}")
-    joined = [name for name in classes if len(parts := re.split(r"[;|,]", name)) > 1
-              and {part.strip() for part in parts} <= set(classes)]  # fmt: skip
+    parts = {name: {part.strip() for part in re.split("[;|]", name)} for name in classes}
+    shared = Counter(part for own in parts.values() for part in own)
+    joined = [name for name in classes if (len(parts[name]) > 1 and any(shared[part] > 1 for part in parts[name]))
+              or ("," in name and {part.strip() for part in re.split("[;|,]", name)} <= set(classes))]  # fmt: skip
     if joined:
         notes.append(
             f"warning: class {class_list(joined[:1])} combines other classes: if a sequence can have several labels, "

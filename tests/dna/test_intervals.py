@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 from seqssm_dna.genome import Genome
-from seqssm_dna.intervals import Interval, of_split, read_bed, require_apart, whole_contigs
+from seqssm_dna.intervals import Interval, of_split, read_bed, require_apart, require_splits, whole_contigs
 from seqssm_dna.letters import reverse_complement
 from seqssm_dna.windows import make_windows, n_fraction, starts_of
 
@@ -51,6 +51,20 @@ def test_a_header_names_the_columns(write, genome):
     text = "chromosome\tstart\tend\tsplit\tlabel\tstrand\nchr1\t0\t9\tvalid\t1,3\t-\n"
     (found,) = read_bed(write(text, "bend.bed"), genome)
     assert (found.split, found.label, found.strand, found.name) == ("val", "1,3", "-", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("chr1\t0\t5\ttrain\nchr1\t5\t9\teval\n", "line 2: 'eval' in the fourth column; expected train, valid or test"),
+        ("chr1\t0\t5\ttrain\nchr1\t5\t9\n", "line 2: no split in the fourth column; expected train, valid or test"),
+        ("#chrom\tstart\tend\tname\nchr1\t0\t5\ttrain\n", "column of train, valid and test must be called split"),
+        ("chr1\t0\t5\tgene\nchr1\t5\t9\n", "has no splits; expected train, valid or test in the fourth column"),
+    ],
+)
+def test_a_file_without_splits(write, text, message):
+    with pytest.raises(InputError, match=message):
+        require_splits(read_bed(write(text, "a.bed")), "a.bed")
 
 
 def test_blocks_are_joined(write, genome):

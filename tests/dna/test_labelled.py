@@ -157,11 +157,12 @@ def test_too_few_or_too_many_classes(write):
     with pytest.raises(InputError, match=r"has only one class \(a\); at least two are required"):
         read_labelled(write("sequence,label\nACGT,a\nACGG,a\n", "a.csv"))
     rows = [(letters(20, k), k + 0.5) for k in range(8)]
-    path = write(csv(rows, "sequence,label"), "b.csv")
-    with pytest.raises(
-        InputError, match=r"labels are numbers such as .*, not classes; numbers need --data.target value"
-    ):
-        read_labelled(path)
+    commas = [(letters(20, k), f'"-{k},523"') for k in range(12)]
+    for path in (write(csv(rows, "sequence,label"), "b.csv"), write(csv(commas, "sequence,label"), "d.csv")):
+        with pytest.raises(
+            InputError, match=r"labels are numbers such as .*, not classes; numbers need --data.target value"
+        ):
+            read_labelled(path)
     many = [(letters(20, k), f"id{k}") for k in range(120)]
     notes = " ".join(read_labelled(write(csv(many, "sequence,label"), "c.csv")).notes)
     assert "120 classes; is the label column a number or an identifier?" in notes
@@ -280,6 +281,8 @@ def test_classes_of_a_model_may_contain_commas(write):
     ("labels", "words"),
     [
         (["a", "a;b", "b"], "class a;b combines other classes: .*--data.target labels"),
+        (["a", "a;b"], "class a;b combines other classes: .*--data.target labels"),
+        (["a", "b", '"b,a"'], 'class "b,a" combines other classes: .*--data.target labels'),
         (["1", "1.0", "0"], "classes that are the same number: 1, 1.0"),
         (
             ["promoter"] * 5 + ["other"] * 5 + ["promotor"],
