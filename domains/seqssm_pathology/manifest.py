@@ -36,7 +36,7 @@ from seqssm_pathology.answers import (
     require_classes,
 )
 from seqssm_pathology.files import Invalid, say, slide_id
-from seqssm_pathology.patients import as_cases, barcode_of, patients_of
+from seqssm_pathology.patients import as_cases, as_slides, barcode_of, patients_of
 
 Level = Literal["auto", "case", "slide"]
 SUSPICIOUS = (
@@ -155,6 +155,7 @@ def read_manifest(
     columns = columns or Columns()
     table = source if isinstance(source, Table) else read_table(source)
     path = table.path
+    as_slides(table, columns)
     as_cases(table, columns)
     _require_columns(table, target, columns)
     for name in (columns.slide, columns.case):

@@ -12,6 +12,8 @@ from seqssm_pathology.files import say
 
 BARCODES = r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}|C3[LN]-\d{5}"
 
+STAMP_SLIDE = "FILENAME"  # column of slides in the tables of STAMP
+
 
 def barcode_of(name: str) -> str | None:
     """Patient of a TCGA or CPTAC barcode: ``TCGA-02-0001`` from ``TCGA-02-0001-01Z-00-DX1``; else None."""
@@ -40,6 +42,16 @@ def as_cases(table: Table, columns: Columns) -> None:
         return
     table.frame = table.frame.rename(columns={column: columns.case})
     say(f"{table.path}: column {column} read as {columns.case}")
+
+
+def as_slides(table: Table, columns: Columns) -> None:
+    """Use STAMP's column ``FILENAME`` as slides where the usual column of slides is missing, and report it."""
+    if STAMP_SLIDE not in table.frame or columns.slide in table.frame or columns.slide != Columns.slide:
+        return
+    if STAMP_SLIDE in columns.used or any(not cell or cell.lower() in MISSING for cell in table.frame[STAMP_SLIDE]):
+        return
+    table.frame = table.frame.rename(columns={STAMP_SLIDE: columns.slide})
+    say(f"{table.path}: column {STAMP_SLIDE} read as {columns.slide}")
 
 
 def patients_of(table: Table, positions: Sequence[int], columns: Columns) -> dict[int, str]:

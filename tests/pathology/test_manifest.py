@@ -243,6 +243,17 @@ def test_a_misspelt_case_column_is_refused_and_a_missing_one_reported(tmp_path, 
     assert "every slide is treated as a separate case" in capsys.readouterr().err
 
 
+def test_tables_of_stamp_are_read_as_they_are(tmp_path, capsys):
+    path = table(tmp_path, "FILENAME,PATIENT,label\na1.svs,A,1\na2.h5,A,1\nb.h5,B,0\n")
+    assert {case.id: case.slides for case in m.read_manifest(path, "classification").cases.values()} == {
+        "A": ["a1", "a2"],
+        "B": ["b"],
+    }
+    printed = capsys.readouterr().err
+    assert "column FILENAME read as slide_id" in printed
+    assert "column PATIENT read as case_id" in printed
+
+
 @pytest.mark.parametrize("column", ["patient", "Patient ID", "subject_id", "Participant", "donor.no"])
 def test_a_column_of_patients_is_that_of_the_cases_or_keeps_them_in_one_split(column, tmp_path, capsys):
     """Every slide was a case, or the column was ignored: the slides of a patient were in several splits."""
