@@ -217,7 +217,8 @@ def require_splits(intervals: Sequence[Interval], path: str | Path) -> None:
         found = repr(others[0].name) if others[0].name else "no split"
         message = f"{found} in the fourth column; expected train, valid or test, as in other lines"
         raise InputError(message, file=path, place=f"line {others[0].line}")
-    raise InputError("has no splits; expected train, valid or test in the fourth column", file=path)
+    message = "has no splits; expected train, valid or test in the fourth column, or a header line with a column split"
+    raise InputError(message, file=path)
 
 
 def require_apart(intervals: Iterable[Interval], path: str | Path) -> None:

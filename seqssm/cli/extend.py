@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,8 @@ def extend(domain: Domain, argv: list[str]) -> int:
         accelerator=given.accelerator,
         overwrite=given.overwrite,
     )
-    print(text(run(domain, request)))
-    print(f"written: {given.output}")
-    print(f"next: seqssm predict {shlex.quote(str(given.output))} {domain.example_input} --output predictions.csv")
+    done = run(domain, request)
+    print(f"{text(done)}\nwritten: {given.output}\n{done.next}")
     return 0
 
 

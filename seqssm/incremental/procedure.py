@@ -24,6 +24,7 @@ from seqssm.nn.etf import EtfHead, last_layer
 from seqssm.training import checkpoint
 from seqssm.training.class_means import ENTRY, FEWEST, ClassInputs, ClassMeans, base_features, means_of
 from seqssm.training.class_task import ClassTask
+from seqssm.training.hints import listed, predict_lines
 from seqssm.training.processes import choose_device
 
 
@@ -69,6 +70,7 @@ class Extended:
         shots: number of support records by class.
         rows: accuracy by session; empty without test records.
         notes: remarks.
+        next: the command that uses the model.
     """
 
     output: Path
@@ -77,6 +79,7 @@ class Extended:
     shots: dict[str, int]
     rows: list[Row]
     notes: list[str]
+    next: str = ""
 
 
 def extend(domain: Domain, request: Request) -> Extended:
@@ -126,7 +129,8 @@ def extend(domain: Domain, request: Request) -> Extended:
     few = [name for name, count in zip(added.names, added.counts) if count < FEWEST and name in new]
     if few:
         notes.append(f"no class mean is kept for {class_list(few)}: fewer than {FEWEST} records")
-    return Extended(request.output, old, new, counts, table, notes)
+    following = listed(predict_lines(domain, bigger, reader.keep, request.output))
+    return Extended(request.output, old, new, counts, table, notes, following)
 
 
 def _task(content: dict[str, Any], path: Path, request: Request, device: Any) -> ClassTask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from seqssm.domain import Domain
 
 
 def next_lines(domain: Domain, task: Any, data: Any, tested: Path, model: Path, in_memory: bool = False) -> str:
-    """Return the commands that test and use a trained model.
+    """Return the commands that test a trained model, if its data have test records, and use it.
 
     Args:
         domain: domain of the model.
@@ -20,8 +21,26 @@ def next_lines(domain: Domain, task: Any, data: Any, tested: Path, model: Path, 
         model: the checkpoint.
         in_memory: whether it was trained on data in memory, which no file of the example has.
     """
+    known = data.test_set is not None and len(data.test_set) > 0  # a test of no records is refused
+    test = [f"seqssm {domain.name} test {shlex.quote(str(tested))}"] if known else []
+    return listed([*test, *predict_lines(domain, task, data, model, in_memory)])
+
+
+def predict_lines(domain: Domain, task: Any, data: Any, model: Path, in_memory: bool = False) -> list[str]:
+    """Return the commands that use a trained model.
+
+    Args:
+        domain: domain of the model.
+        task: its task.
+        data: a data module that has read records of it.
+        model: the checkpoint.
+        in_memory: whether the data are in memory, which no file of the example has.
+    """
     inputs = shlex.join(data.predict_words()) or ("FILE" if in_memory else domain.example_input)
     inputs = " ".join([inputs, *map(shlex.quote, task.predict_words())])
-    commands = task.usage(str(model)) or [f"seqssm predict {shlex.quote(str(model))} {inputs} --output predictions.csv"]
-    first = f"next: seqssm {domain.name} test {shlex.quote(str(tested))}"
-    return "\n".join([first, *(f"      {line}" for line in commands)])
+    return task.usage(str(model)) or [f"seqssm predict {shlex.quote(str(model))} {inputs} --output predictions.csv"]
+
+
+def listed(commands: Sequence[str]) -> str:
+    """Format commands as the last lines of another command's output."""
+    return "next: " + "\n      ".join(commands)

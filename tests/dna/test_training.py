@@ -10,11 +10,14 @@ import torch
 from seqssm_dna.data import GenomeData, places_of
 from seqssm_dna.intervals import Interval
 from seqssm_dna.sequences import SequenceData
+from seqssm_dna.task import GenomeTask
 from seqssm_dna.tokens import Vocabulary, encode, reverse_complement_ids
 
 from seqssm.cli.main import main
+from seqssm.domain import domains
 from seqssm.errors import InputError
 from seqssm.training.checkpoint import build_task, read_checkpoint
+from seqssm.training.hints import next_lines
 from tests.dna.conftest import fasta, letters
 
 SMALL = ("--model.d_model", "16", "--model.n_layers", "1", "--model.d_state", "4", "--model.threads", "1")
@@ -228,6 +231,9 @@ def test_splits_by_contig_and_by_bed(genome, write):
     by_bed = GenomeData(fasta=str(genome), context=64, bed=str(bed))
     by_bed.setup("fit")
     assert [len(by_bed.parts[split][0]) for split in ("train", "val")] == [4000, 2000]
+    printed = [next_lines(domains()["dna"], GenomeTask(), data, "run", "run/best.ckpt") for data in (by_contig, by_bed)]
+    assert all("seqssm predict run/best.ckpt" in lines for lines in printed)
+    assert not any("dna test" in lines for lines in printed), "no test records"
     with pytest.raises(InputError, match="divide the context"):
         GenomeData(fasta=str(genome), context=64, context_warmup={0: 48})
     with pytest.raises(InputError, match="no training window of 9000 letters"):

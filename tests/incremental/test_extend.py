@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -109,6 +110,9 @@ def test_before_the_first_step_old_logits_are_equal_to_the_bit(runs, tmp_path):
 def test_the_outcome(bigger):
     _, done = bigger
     assert (done.old, done.new) == (["gcgc", "tata"], ["acca"])
+    evaluated = re.fullmatch(r"next: seqssm predict \S+/bigger.ckpt (\S+) --output predictions.csv", done.next)
+    assert evaluated is not None
+    assert Path(evaluated[1]).name == "evaluate.csv", "it had named genome.fa, which need not exist"
     assert done.shots == {"acca": 6}
     rows = {row.title: row for row in done.rows}
     assert rows["session 0"].classes == 2
