@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from seqssm.errors import InputError, no_column
-from seqssm.files.folds import fold_columns, is_fold_column, read_folds, several_columns
+from seqssm.files.folds import FoldColumn, fold_columns, held_out, is_fold_column, read_folds, several_columns
 from seqssm.files.numbers import MISSING
 from seqssm.files.splits import NO_COLUMN, is_patient_column, patient_column, split_column, split_of_cell
 from seqssm.files.tables import Table
@@ -55,6 +55,7 @@ def choose_split(table: Table, name: str) -> None:
     if folds is None or folds.damaged is not None:
         wrong = splits.index(None) if folds is None or folds.damaged is None else folds.damaged[0]
         message = f"{cells[wrong]!r} (--data.split_column) is not train, val or test, nor the number of a fold"
+        message += held_out(cells[wrong]) if folds is not None else ""
         raise InputError(message, file=table.path, place=table.place(wrong, name))
     table.frame["fold"] = cells
 
@@ -67,7 +68,7 @@ def rename(table: Table, classes: Sequence[str]) -> None:
         classes: columns that the user chose as classes.
 
     Raises:
-        InputError: columns of patients differ.
+        InputError: columns of patients differ, or a column of splits has numbers.
     """
     plain = {name: plain_name(name) for name in table.columns if name not in classes}
     patient = patient_column(table, list(plain))
@@ -78,7 +79,11 @@ def rename(table: Table, classes: Sequence[str]) -> None:
     alike = {wanted: [name for name in plain if plain[name] in (wanted, *others)] for wanted, others in ALIASES.items()}
     others = [name for name in table.columns if plain.get(name, "split") not in ("split", *ALIASES["split"])]
     folds = fold_columns(table.frame[others])
-    alike["fold"] = ["fold"] if "fold" in plain else list(folds)
+    alike["fold"] = ["fold"] if "fold" in plain else [name for name, one in folds.items() if not one.numbers_splits]
+    for name in alike["split"]:
+        numbered = read_folds(name, table.frame[name])
+        if numbered is not None and numbered.numbers_splits:
+            raise InputError(_numbered(numbered), file=table.path, place=table.header)
     for wanted, found in {**alike, "patient": [] if patient is None else [patient]}.items():
         if len(found) == 1 and found[0] != wanted:
             table.frame = table.frame.rename(columns={found[0]: wanted})
@@ -102,7 +107,7 @@ def number_folds(table: Table) -> list[str]:
     if folds.damaged is not None:
         row, cell = folds.damaged
         first = folds.cells[min(folds.cells)]
-        message = f"{cell!r} is not a fold such as {first}{OTHER_FOLD}"
+        message = f"{cell!r} is not a fold such as {first}{OTHER_FOLD}{held_out(cell)}"
         raise InputError(message, file=table.path, place=table.place(row, "fold"))
     table.frame["fold"] = ["" if number is None else str(number) for number in folds.numbers]
     return ["" if number is None else folds.cells[number] for number in folds.numbers]
@@ -120,6 +125,8 @@ def ignored_split(table: Table, ignored: Sequence[str]) -> str:
     folds = fold_columns(table.frame[ignored])
     if len(folds) > 1:
         return several_columns(folds, next(iter(folds.values())).cells.values())
+    if folds:
+        return _numbered(next(iter(folds.values())))
     name = split_column(table, ignored)
     if name is None:
         return ""
@@ -127,6 +134,12 @@ def ignored_split(table: Table, ignored: Sequence[str]) -> str:
         f"column {name} may say in which split a record is: --data.split_column {name} splits by it, "
         f"--data.split_column {NO_COLUMN} at random"
     )
+
+
+def _numbered(column: FoldColumn) -> str:
+    """Message on a column whose numbers may be splits or folds."""
+    advice = f"--data.split_column {column.name} uses them; --data.split_column {NO_COLUMN} splits at random"
+    return f"column {column.name}: {column.for_folds(advice)}"
 
 
 def plain_name(column: str) -> str:

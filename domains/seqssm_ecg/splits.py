@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seqssm.errors import InputError
-from seqssm.files.folds import FoldColumn
+from seqssm.files.folds import FoldColumn, held_out
 from seqssm_ecg.sources import LabelledRecord
 
 NAMES = ("train", "val", "test")
@@ -231,7 +231,7 @@ def _require_all(
         named = ", ".join(lacking[:LISTED]) + (", ..." if len(lacking) > LISTED else "")
         raise InputError(
             f"no {column}, but {len(records) - len(lacking)} other rows have one; fill it in, or pass "
-            "--data.split_column none for a random split",
+            f"--data.split_column none for a random split{held_out('') if column == 'fold' else ''}",
             file=file,
             place=named,
         )

@@ -17,7 +17,7 @@ _NAME = re.compile(
     r"|(?:cv|x_?val|cross_?val(?:idation)?)(?:_?(?:id|split|group|part|partition|set))?"
     r"|splits?|partitions?|subset"
 )
-_SET = re.compile(r"(?:data_?)?sets?")
+_SET = re.compile(r"(?:data_?|split_?)?sets?(?:_?(?:id|no|nr|num|number|index))?|data_?(?:split|partition|subset)s?")
 LISTED = 5  # maximum number of merged folds in a message
 MOST_NAMES = 50  # maximum number of folds with names, and in columns whose name does not say that they hold folds
 OTHER = "or pass --data.split_column none for random folds"
@@ -100,13 +100,13 @@ class FoldColumn:
         if self.damaged is not None:
             row, cell = self.damaged
             first = self.cells[min(self.cells)]
-            message = f"column {self.name}: {cell!r} is not a fold such as {first}; correct it, {OTHER}"
+            message = f"column {self.name}: {cell!r} is not a fold such as {first}; correct it, {OTHER}{held_out(cell)}"
             raise InputError(message, file=file, place=place(row))
         found = [number for number in self.numbers if number is not None]
         if len(found) < len(self.numbers):
             row = self.numbers.index(None)
             cell = f" ({self.texts[row]!r})" if self.texts[row] else ""
-            message = f"column {self.name}: no fold{cell}, as other rows have; fill it in, {OTHER}"
+            message = f"column {self.name}: no fold{cell}, as other rows have; fill it in, {OTHER}{held_out('')}"
             raise InputError(message, file=file, place=place(row))
         return found
 
@@ -139,6 +139,17 @@ class FoldColumn:
         names = [self.cells[number] for number in sorted(self.cells)[rank::count]]
         more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
         return " and ".join(names) if not more else ", ".join(names[:LISTED]) + more
+
+
+def held_out(cell: str) -> str:
+    """Advice on a row that may be held out of the folds: ``test``, ``-1`` or nothing in their column; else ``""``.
+
+    Args:
+        cell: its cell in the column of folds.
+    """
+    if cell and cell.strip().lower() not in SPLIT_NAMES and not re.fullmatch(r"-\d+(\.0+)?", cell.strip()):
+        return ""
+    return "; move rows that are held out of the folds to another file, and give it to `test`"
 
 
 def several_columns(names: Iterable[str], cells: Iterable[str]) -> str:
@@ -291,5 +302,5 @@ def unused_folds(found: Iterable[FoldColumn], advice: str) -> list[str]:
         what = f"column {one.name} holds folds ({one.span()}) and is not used for the split"
         if one.others:
             what = f"the columns {' and '.join((one.name, *one.others))} hold folds and are not used for the split"
-        said.append(f"{what}; {advice.format(column=one.name, count=one.count)}")
+        said.append(f"{what}; {one.for_folds(advice.format(column=one.name, count=one.count))}")
     return said

@@ -265,6 +265,20 @@ def test_none_is_no_column_even_if_one_has_that_name(records, capsys):
             "line 2, column fold: '0x' is not a fold such as 1; .* or none for a",
         ),
         (
+            {"fold": ["test", *[1, 2, 3] * 8][:COUNT]},
+            {},
+            "line 2, column fold: 'test' is not a fold such as 1; .*; move rows that are held out of the folds to an",
+        ),
+        *(
+            (
+                {name: [n % 3 + first for n in range(COUNT)]},
+                {},
+                f"line 1: column {name} has .*: write train, val and te",
+            )
+            for name in ("split", "Subset", "set", "data_split")
+            for first in (0, 1)
+        ),
+        (
             {"part": [f"r{n}x" for n in range(COUNT)]},
             {"split_column": "part"},
             r"line 2, column part: 'r0x' \(--data.split_column\)",
@@ -275,6 +289,18 @@ def test_none_is_no_column_even_if_one_has_that_name(records, capsys):
 def test_columns_that_are_no_split_name_the_way_out(records, cells, options, message):
     with pytest.raises(InputError, match=message):
         data_of(records, labels("AF", "NORM").assign(**cells), **options)
+
+
+def test_numbers_of_splits_that_were_chosen_are_folds(records, capsys):
+    """A column data_split was ignored, and the column set read as folds without being asked."""
+    table = labels("AF", "NORM").assign(data_split=[n % 3 for n in range(COUNT)])
+    data = data_of(records, table, split_column="data_split")
+    assert {data.labelled[k].fold for k in data.split["test"]} == {2}
+    data_of(records, table, split_column="none")
+    assert "split: at random" in capsys.readouterr().out
+    data_of(records, table.assign(kfold=[n % 4 for n in range(COUNT)]))
+    assert "column data_split holds folds (0 to 2) and is not used" in (printed := capsys.readouterr().out)
+    assert "if 0 to 2 are splits, write train, val and test" in printed
 
 
 def test_a_folder_has_no_column_of_splits(records):

@@ -125,7 +125,7 @@ def test_flags_of_folds_are_to_be_merged():
         found.require(str, "a.csv")
 
 
-@pytest.mark.parametrize("name", ["split", "set", "Data set", "partition"])
+@pytest.mark.parametrize("name", ["split", "set", "Data set", "partition", "data_split", "split_set", "set_id"])
 @pytest.mark.parametrize("cells", ["012", "123"])
 def test_numbers_of_splits_are_not_advised_as_folds_alone(name, cells):
     """0, 1 and 2 for train, val and test: three folds of them would test on what is meant for training."""
@@ -133,6 +133,16 @@ def test_numbers_of_splits_are_not_advised_as_folds_alone(name, cells):
     assert found is not None
     with pytest.raises(InputError, match=f"if {cells[0]} to {cells[2]} are splits, write train, val and test"):
         found.merged(5, "a.csv")
+
+
+@pytest.mark.parametrize(("cell", "known"), [("test", True), ("-1", True), ("", True), ("0x", False)])
+def test_rows_held_out_of_the_folds_have_a_way_out(cell, known):
+    """The advice was random folds, which use these rows."""
+    found = read_folds("fold", [*"012012", cell])
+    assert found is not None
+    with pytest.raises(InputError) as error:
+        found.require(str, "a.csv")
+    assert ("move rows that are held out of the folds to another file" in str(error.value)) == known
 
 
 def test_a_column_set_with_other_numbers_holds_no_folds():
