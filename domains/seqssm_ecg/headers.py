@@ -200,8 +200,8 @@ def read_codes(path: Path) -> list[str] | None:
 
 
 def split_codes(text: str) -> list[str]:
-    """Split a Dx line at commas, dropping blanks, empty entries and duplicates."""
-    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """Split a Dx line at commas and semicolons, dropping blanks, empty entries and duplicates."""
+    return list(dict.fromkeys(part.strip() for part in re.split("[,;]", text) if part.strip()))
 
 
 def parse_age(text: str) -> float | None:

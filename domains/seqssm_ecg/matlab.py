@@ -10,6 +10,8 @@ from seqssm_ecg.formats import FORMATS
 
 LEVEL_5_TYPES = {2: "80", 3: "16", 5: "32"}
 """Data types of a level 5 matrix (uint8, int16, int32) and the corresponding WFDB formats."""
+FLOATS = {0: "float64", 10: "float32"}
+"""Type codes of a level 4 matrix that no WFDB format has."""
 
 
 def check_matlab(path: Path, head: bytes, kind: str, signals: int, frames: int) -> None:
@@ -34,6 +36,12 @@ def check_matlab(path: Path, head: bytes, kind: str, signals: int, frames: int) 
         return
     code, rows, columns, imaginary, _ = struct.unpack("<5i", head[:20])
     expected = FORMATS[kind].matlab
+    if code in FLOATS and expected is not None:
+        raise InputError(
+            f"contains {FLOATS[code]} numbers, the header says {8 * int(FORMATS[kind].sample_bytes or 0)}-bit integers "
+            f"(format {kind}); convert them to this type",
+            file=path,
+        )
     if expected is not None and (code != expected or imaginary != 0 or (rows, columns) != (signals, frames)):
         raise InputError(
             f"is corrupt: its first bytes describe {rows} x {columns} numbers of type {code}, the header "

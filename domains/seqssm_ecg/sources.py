@@ -246,11 +246,16 @@ def _codes(labels: Sequence[str]) -> list[str]:
 
 
 def _refuse_unknown(table: Table, found: Sequence[Sequence[str]]) -> None:
-    """Raise InputError for a dash, which may stand for unknown labels or for none, and for unknown values in dicts."""
+    """Raise InputError for a dash, which may stand for unknown labels or for none, for unknown values in dicts, and for
+    codes that a spreadsheet wrote as ``4.26783E+08``."""
     for row, (cell, names) in enumerate(zip(table.frame["labels"].astype(str), found)):
         if lacks_value(cell):
             message = "a value of the dict is missing: leave its name out if the label is absent; unknown labels of a "
             message += "record need one 0/1 column per class, with empty cells"
+            raise InputError(message, file=table.path, place=table.place(row, "labels"))
+        damaged = next((name for name in names if re.fullmatch(r"\d+(\.\d+)?[eE]\+\d+", name)), None)
+        if damaged is not None:
+            message = f"{damaged!r} is a code whose digits a spreadsheet has lost; write it anew, in a column of text"
             raise InputError(message, file=table.path, place=table.place(row, "labels"))
         dash = next((name for name in names if name in MISSING - UNKNOWN - {"none"}), None)
         if dash is not None:
@@ -321,6 +326,8 @@ def _record(
         raise InputError("has no path", file=path, place=place)
     check_local(Path(row["path"]))
     record = path.parent / row["path"]  # an absolute path stays unchanged
+    if "\\" in row["path"] and not record.exists():  # written on Windows
+        record = path.parent / row["path"].replace("\\", "/")
     codes: list[str] | None
     if classes:
         codes = [name for name in classes if row[name].casefold() in YES]

@@ -88,6 +88,7 @@ def test_the_baseline_in_brackets_wins_over_adc_zero(record, values):
     [
         ("#Dx: 426177001,,164934002,426177001, 164934002 ,", ["426177001", "164934002"]),
         ("# Dx: 426177001", ["426177001"]),
+        ("#Dx: 426177001;164934002", ["426177001", "164934002"]),
         ("#Dx:", []),
         ("#dX : 1, abc", ["1", "abc"]),
         ("#Hx: Unknown", None),
@@ -291,6 +292,15 @@ def test_missing_chest_leads_are_zero_or_refused(values, tmp_path):
     assert notes == ["missing, set to 0: V1 V2 V3 V4 V5 V6"]
     with pytest.raises(InputError, match="missing leads V1"):
         select(limb, LEADS, "refuse", tmp_path)
+
+
+@pytest.mark.parametrize(("code", "name"), [(0, "float64"), (10, "float32")])
+def test_matlab_files_of_floating_point_numbers_are_not_corrupt(record, values, code, name):
+    rows = np.stack(list(values.values())).astype(name)
+    head = np.array([code, *rows.shape, 0, 4], "<i4").tobytes() + b"val\0"
+    record.with_suffix(".mat").write_bytes(head + rows.T.tobytes())
+    with pytest.raises(InputError, match=rf"contains {name} numbers, the header says 16-bit integers \(format 16\)"):
+        read_recording(record)
 
 
 @pytest.mark.parametrize("turned", [False, True])

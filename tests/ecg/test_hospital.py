@@ -166,6 +166,13 @@ def test_leads_of_a_dicom_file_that_were_recorded_one_after_the_other(tmp_path, 
     np.testing.assert_allclose(found.values["V6"], values["V6"], atol=6e-3)
 
 
+def test_dicom_files_without_a_preamble(tmp_path, values):
+    """They were called corrupt."""
+    path = write_dicom(tmp_path / "a.dcm", values)
+    path.write_bytes(path.read_bytes()[132:])
+    np.testing.assert_allclose(read_recording(path).values["V6"], values["V6"], atol=6e-3)
+
+
 def test_the_content_decides_where_it_contradicts_the_suffix(folder, values, tmp_path):
     names = {
         "a.edf": "b.bdf",

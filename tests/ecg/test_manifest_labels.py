@@ -191,6 +191,19 @@ def test_a_name_of_no_challenge_class_is_warned_of(records, challenge, capsys):
     assert "SNOMED" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("cell", ["4.26783E+08", "59118001,4e+08", "4,26783E+08"])
+def test_codes_without_their_digits_are_refused(records, cell):
+    """A spreadsheet's 4.26783E+08 was a class."""
+    with pytest.raises(InputError, match=r"line 3, column labels: '\S+' is a code whose digits a spreadsheet has lost"):
+        data_of(records, labels("59118001", cell))
+
+
+def test_paths_of_windows_are_found(records):
+    table = labels("AF", "NORM")
+    data = data_of(records, table.assign(path=".\\" + table.path))
+    assert [record.path for record in data.labelled] == [records / name for name in table.path]
+
+
 def test_classes_of_a_challenge_without_a_column_are_unknown_in_a_test(records, challenge, capsys):
     """A manifest with columns of a few classes counted as negatives of the others."""
     table = frame().rename(columns={"fast": "AF"}).assign(NSR=lambda table: 1 - table["AF"])
