@@ -273,7 +273,7 @@ def test_none_is_no_column_even_if_one_has_that_name(records, capsys):
             (
                 {name: [n % 3 + first for n in range(COUNT)]},
                 {},
-                f"line 1: column {name} has .*: write train, val and te",
+                f"line 1: column {name}: if .* are splits, write train, val",
             )
             for name in ("split", "Subset", "set", "data_split")
             for first in (0, 1)
