@@ -260,9 +260,8 @@ class SequenceData(DataModule):
         for split in ("test",) if self.external else ("train", "val"):
             if not len(self.rows[split]):
                 raise InputError(f"the {split} split is empty ({how}; {len(found)} records)", file=found.path)
-        train = self._items("train")
-        train.turn, train.mutate = h["reverse_complement"], h["mutate"]
-        self.train_set, self.val_set, self.test_set = train, self._items("val"), self._items("test")
+        self.val_set, self.test_set = self._items("val"), self._items("test")
+        self.train_set = self._items("train", h["reverse_complement"], h["mutate"])
         if stage == "fit" or self.external:
             if self.target != "value":
                 own = ("test",) if self.external else tuple(self.rows)
@@ -309,9 +308,12 @@ class SequenceData(DataModule):
         found.notes += genome.notes
         return found
 
-    def _items(self, split: str) -> Items:
-        rows = self.rows[split]
-        return Items([self.ids[row] for row in rows], self.truth(split))
+    def _items(self, split: str, turn: bool = False, mutate: float = 0.0) -> Items:
+        return Items([self.ids[row] for row in self.rows[split]], self.truth(split), turn, mutate)
+
+    def augmented(self) -> Items | None:
+        turn, mutate = self.hparams["reverse_complement"], self.hparams["mutate"]
+        return self._items("test", turn, mutate) if turn or mutate else None
 
     def _say(self, found: Labelled, how: str, notes: list[str]) -> None:
         sizes = ", ".join(f"{len(rows)} {split}" for split, rows in self.rows.items() if len(rows))

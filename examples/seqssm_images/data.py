@@ -148,5 +148,8 @@ class ImageData(DataModule):
     def plain_train_set(self) -> Images:
         return Images(*self.train_set.tensors)
 
+    def augmented(self) -> Images | None:
+        return Images(*self.test_set.tensors, jitter=self.jitter) if self.jitter else None
+
     def summary(self) -> dict[str, Any]:
         return {"classes": self.classes, "shape": list((self.train_set or self.test_set)[0]["image"].shape)}

@@ -92,18 +92,21 @@ class Sessions:
         path: the checkpoint.
         names: names of all classes in the order of their arrival.
         shots: support records of the sessions 1 to 8.
+        augmented: the same with the augmentation of the training.
         tests: test records of the sessions 0 to 8.
     """
 
     path: Path
     names: list[str]
     shots: dict[int, Any]
+    augmented: dict[int, Any]
     tests: list[Any]
 
 
 def read_sessions(folder: Path, run: Path) -> Sessions:
     """Read all images once through the frozen network: no session changes what its projector reads."""
     from seqssm.domain import domains
+    from seqssm.incremental.learn import RECIPE
     from seqssm.incremental.records import Reader, inputs_of
     from seqssm.training import checkpoint
 
@@ -118,14 +121,19 @@ def read_sessions(folder: Path, run: Path) -> Sessions:
     def read(file: Path | None) -> Any:
         return inputs_of(task, [reader.read(file, names)], "cpu")
 
-    shots = {number: read(folder / f"shots_{number}.npz") for number in range(1, SESSIONS + 1)}
-    return Sessions(path, names, shots, [read(None), *(read(folder / f"test_{one}.npz") for one in shots)])
+    shots, augmented = {}, {}
+    for number in range(1, SESSIONS + 1):
+        shots[number] = read(folder / f"shots_{number}.npz")
+        augmented[number] = inputs_of(task, reader.augmented(RECIPE.copies, number), "cpu")
+    tests = [read(None), *(read(folder / f"test_{one}.npz") for one in shots)]
+    return Sessions(path, names, shots, augmented, tests)
 
 
 def of_arm(sessions: Sessions, arm: str, seed: int) -> list[dict[str, Any]]:
     """Learn the sessions one after the other, as repeated calls of `extend` do, and test after each.
 
-    The controls have the features of the fit, whatever the arm.
+    The controls have the features of the fit, whatever the arm, and the records without augmentation, with which they
+    are better.
     """
     import torch
     from seqssm_images.data import ImageData
@@ -150,7 +158,8 @@ def of_arm(sessions: Sessions, arm: str, seed: int) -> list[dict[str, Any]]:
         if number and arm in ARMS:
             state = content.get("state_dict") or task.state_dict()
             content, bigger = grown({**content, "state_dict": state}, sessions.path, ImageData, names)
-            learn(bigger.model, own, shots, len(base), len(own), recipe(arm, seed))
+            augmented = sessions.augmented[number]
+            learn(bigger.model, own, shots, len(base), len(own), recipe(arm, seed), augmented)
             content["seqssm"][LEARNED] = [*content["seqssm"][LEARNED], names[len(own) :]]
             own, task = own.merged(means_of(task.model, [shots], sessions.names)), bigger
         if arm in ARMS:

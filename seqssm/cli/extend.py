@@ -21,7 +21,12 @@ OPTIONS = (
     Option("--evaluate", "labelled files for the accuracy, beside the test split of the run", Path, many=True),
     Option("--more-shots", "also accept records of classes that exist already", bool),
     Option("--linear-head", "what becomes of a linear head: new rows, or an error", str, "grow", ("grow", "refuse")),
-    Option("--steps", "training steps of the new branch", int, 50, bounds=Bounds(0, 1_000_000)),
+    Option(
+        "--steps",
+        "training steps of the new branch (default: 50, or 100 if the training had augmentation)",
+        int,
+        bounds=Bounds(0, 1_000_000),
+    ),
     Option("--learning-rate", "learning rate of the new branch", float, 5e-3, bounds=Bounds(0, 100)),
     Option("--seed", "seed of the training", int, 0, bounds=SEED),
     ACCELERATOR,

@@ -17,6 +17,7 @@ from seqssm.training.class_losses import dot_regression, separation, suppression
 from seqssm.training.class_means import ClassInputs, ClassMeans, base_features
 
 MIX = 0.5  # weight of both samples of a mixture
+STEPS, AUGMENTED_STEPS = 50, 100
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,11 @@ class Recipe:
     """How classes are learned.
 
     Attributes:
-        steps: number of optimiser steps.
+        steps: number of optimiser steps; None for `STEPS`, or `AUGMENTED_STEPS` with augmented records.
         learning_rate: base rate of Adam; linear warm-up over a tenth of the steps, then cosine decay to zero.
         batch_size: samples per step, old means and records; every class is drawn equally often.
         mixing: probability that the samples of a step are mixed in pairs.
+        copies: number of times that the support records are read with the augmentation of the training, if it has one.
         spread: factor of the deviations of records from their class mean that are added to the means of old classes.
         on_base: weight of the suppression loss on means of the first session's classes.
         on_novel: weight of its counterpart on records of later classes.
@@ -36,10 +38,11 @@ class Recipe:
         branch: the branch that is trained; ``"base"`` is for comparison only.
     """
 
-    steps: int = 50
+    steps: int | None = None
     learning_rate: float = 5e-3
     batch_size: int = 64
     mixing: float = 0.0
+    copies: int = 8
     spread: float = 1.0
     on_base: float = 0.25
     on_novel: float = 1e-5
@@ -73,7 +76,15 @@ def imprint(head: nn.Module, features: Tensor, y: Tensor, old: int) -> None:
             last.bias[row] = last.bias[:old].mean()
 
 
-def learn(network: Any, old: ClassMeans, shots: ClassInputs, first: int, kept: int, recipe: Recipe = RECIPE) -> float:
+def learn(
+    network: Any,
+    old: ClassMeans,
+    shots: ClassInputs,
+    first: int,
+    kept: int,
+    recipe: Recipe = RECIPE,
+    augmented: ClassInputs | None = None,
+) -> float:
     """Train the new branch of the projector, and the rows of a linear head from `kept` on, in place.
 
     Args:
@@ -83,10 +94,15 @@ def learn(network: Any, old: ClassMeans, shots: ClassInputs, first: int, kept: i
         first: number of classes of the first session.
         kept: number of classes whose rows of a linear head stay as they are.
         recipe: how.
+        augmented: the same records with the augmentation of the training, drawn several times.
 
     Returns:
         The loss of the last step.
     """
+    steps = recipe.steps
+    if steps is None:
+        steps = STEPS if augmented is None else AUGMENTED_STEPS
+    shots = shots if augmented is None else ClassInputs.joined([shots, augmented])
     network.eval()
     branch, last = getattr(network.projector, recipe.branch), last_layer(network.head)
     for parameter in network.parameters():
@@ -101,9 +117,9 @@ def learn(network: Any, old: ClassMeans, shots: ClassInputs, first: int, kept: i
     scatter = _deviations(every.rows(torch.arange(len(old), len(every), device=every.y.device)))
     weights = 1 / torch.bincount(every.y)[every.y].float().cpu()  # every class is drawn equally often
     value = 0.0
-    for step in range(recipe.steps):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _factor(step, recipe.steps)
+            group["lr"] = recipe.learning_rate * _factor(step, steps)
         rows = torch.multinomial(weights, recipe.batch_size, replacement=True, generator=generator)
         partner, mixed = _partners(len(rows), recipe.mixing, generator)
         own = every.rows(rows.to(every.y.device))

@@ -111,13 +111,13 @@ def extend(domain: Domain, request: Request) -> Extended:
     content_new, bigger = grown(content, path, reader.data_class, names)
     bigger.aggregate = task.aggregate
     bigger.to(device)
-    shots = inputs_of(task, [reader.read(file, names, support=True) for file in request.support], device)
+    shots, augmented = _shots(reader, request, task, names, device)
     _require_shots(shots, names, len(old), request.support[0])
     means = _old_means(entry, reader, task, request, old, path, device)
     added = means_of(task.model, [shots], names)
     first = len(content_new["seqssm"][SESSIONS][0])
     imprint(bigger.model.head, base_features(task.model, shots), shots.y, len(old))
-    learn(bigger.model, means, shots, first, len(old), request.recipe)
+    learn(bigger.model, means, shots, first, len(old), request.recipe, augmented)
     judged, notes = _judge(reader, request, task, bigger, means, shots, names, device)
     sessions = [list(one) for one in content_new["seqssm"][SESSIONS]] + ([new] if new else [])
     content_new["seqssm"][SESSIONS] = sessions
@@ -159,6 +159,18 @@ def _new_classes(reader: Reader, request: Request, old: Sequence[str], path: Pat
     if not found:
         raise InputError("no record has a class", file=request.support[0])
     return [name for name in dict.fromkeys(found) if name not in old]
+
+
+def _shots(
+    reader: Reader, request: Request, task: ClassTask, names: Sequence[str], device: Any
+) -> tuple[ClassInputs, ClassInputs | None]:
+    """Read the support records as they are, and with the augmentation of the training, if it has one."""
+    plain, further = [], []
+    for file in request.support:
+        plain.append(inputs_of(task, [reader.read(file, names, support=True)], device))
+        if more := reader.augmented(request.recipe.copies, request.recipe.seed):
+            further.append(inputs_of(task, more, device))
+    return ClassInputs.joined(plain), ClassInputs.joined(further) if further else None
 
 
 def _require_shots(shots: ClassInputs, names: Sequence[str], old: int, file: Path) -> None:

@@ -8,6 +8,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from seqssm.errors import InputError, nearest, no_such_file
 from seqssm.training import checkpoint, external, origin, own_data
 from seqssm.training.class_means import ClassInputs
 from seqssm.training.class_task import ClassTask
+from seqssm.training.data import Loader, TrainBatches
 from seqssm.training.presets import read_beside
 from seqssm.training.run_folder import RunFolder
 from seqssm.training.unchanged import changes
@@ -124,6 +126,20 @@ class Reader:
             raise InputError("no labelled records", file=file)
         self.keep = data  # temporary files of the module live as long as it does
         return data.whole_loader(data.test_set)
+
+    def augmented(self, copies: int, seed: int) -> list[Any]:
+        """Return loaders of the records that were read last, with other draws of the training's augmentation each.
+
+        Args:
+            copies: number of loaders; there are none for data without augmentation.
+            seed: seed of the draws.
+        """
+        data = self.keep
+        items = data.augmented()
+        if items is None:
+            return []
+        batches = [TrainBatches(len(items), data.batch_size, seed, 0, 1, False) for _ in range(copies)]
+        return [Loader(items, own, 0, data.collate, partial(int, copy)) for copy, own in enumerate(batches)]
 
 
 @torch.no_grad()

@@ -313,6 +313,10 @@ class DataModule(LightningDataModule):
         """Return the training records as they are tested: whole, without augmentation."""
         return self.train_set
 
+    def augmented(self) -> Any:
+        """Return the records of `test_set` with the augmentation of the training; by default None, for no such data."""
+        return None
+
     def whole_loader(self, items: Any) -> Loader:
         """Return a loader of all items in order, in this process alone.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from seqssm_dna.tokens import reverse_complement_ids
 
 import seqssm
 from seqssm.cli.main import main
@@ -18,6 +19,7 @@ from seqssm.incremental import accuracy
 from seqssm.incremental.controls import LinearProbe, nearest_mean
 from seqssm.incremental.learn import Recipe
 from seqssm.incremental.procedure import Request, extend
+from seqssm.incremental.records import Reader
 from seqssm.training.checkpoint import build_task, read_checkpoint
 from seqssm.training.class_means import ClassInputs, ClassMeans, means_of
 from tests.incremental.sequences import labelled, write_all
@@ -105,6 +107,26 @@ def test_before_the_first_step_old_logits_are_equal_to_the_bit(runs, tmp_path):
     assert torch.equal(before, after[:, :2])
     assert large.projector.base is not None
     assert not large.projector.new(torch.randn(2, 16, 16)).any()
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_support_records_are_read_with_the_augmentation_of_the_training(runs, turn):
+    entry = read_checkpoint(runs / "etf")["seqssm"]
+    reader = Reader(runs / "etf" / "best.ckpt", entry, {"reverse_complement": turn})
+    (plain,) = reader.read(runs / "support.csv", ["gcgc", "tata", "acca"], support=True)
+    order = plain["index"].argsort()
+    seen = []
+    for loader in [*reader.augmented(4, 0), *reader.augmented(4, 0)]:
+        (batch,) = loader
+        ids = batch["ids"][batch["index"].argsort()]
+        turned = [reverse_complement_ids(one.numpy()) for one in plain["ids"][order]]
+        for one, same, other in zip(ids.numpy(), plain["ids"][order].numpy(), turned):
+            assert (one == same).all() or (one == other).all()
+        seen.append(ids)
+    assert len(seen) == 8 * turn
+    if turn:
+        assert len({one.numpy().tobytes() for one in seen[:4]}) > 1, "every copy has its own draws"
+        assert all(torch.equal(a, b) for a, b in zip(seen[:4], seen[4:])), "which the seed sets"
 
 
 def test_the_outcome(bigger):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from seqssm.incremental import learn as learning
 from seqssm.incremental.learn import Recipe, _deviations, _scattered, learn
 from seqssm.nn.etf import Classifying, make_head
 from seqssm.nn.selective_projector import make_projector
@@ -73,3 +74,19 @@ def test_learning_moves_records_to_the_direction_of_their_class():
     learn(network, means, shots, 2, 2, Recipe(steps=40, learning_rate=0.02))
     with torch.no_grad():
         assert network.classify(shots.pooled, shots.tokens)[:, 2].mean() > before + 2
+
+
+def test_augmented_records_are_learned_with_twice_the_steps(monkeypatch):
+    """Both numbers were chosen on spare characters of Omniglot; means of old classes are not augmented."""
+    drawn = []
+    monkeypatch.setattr(learning, "_loss", lambda network, own, *rest: drawn.append(own) or own.pooled.sum() * 0)
+    shots, more = inputs([2] * 5), inputs([2] * 40)
+    network = Network()
+    means = means_of(network, [inputs([0, 0, 1, 1])], ["a", "b", "c"])
+    for augmented, steps in ((None, learning.STEPS), (more, learning.AUGMENTED_STEPS)):
+        drawn.clear()
+        learn(network, means, shots, 2, 2, augmented=augmented)
+        assert len(drawn) == steps
+    learn(network, means, shots, 2, 2, Recipe(steps=7, spread=0.0), more)
+    seen = torch.cat([own.tokens[own.y == 2] for own in drawn[-7:]]).flatten(1)
+    assert len(seen.unique(dim=0)) > 5, "augmented records are drawn too"
