@@ -26,7 +26,7 @@ from seqssm_dna.fasta import Layout, stream_fasta
 from seqssm_dna.letters import NUCLEOTIDES, Findings, reverse_complement
 from seqssm_dna.records import format_of, stream_pieces
 
-VERSION = 1  # version of the index files in the cache
+VERSION = 2  # version of the index files in the cache; 1 did not count a byte-order mark
 MEMORY = 1 << 30  # default limit of letters held in memory
 
 

@@ -204,7 +204,8 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, Clock | None]:
             if names is not None and not any(canonical(name) for name in names):
                 advice = "pass the recordings that it lists, or their folder"
                 raise InputError(f"is a table with text, not a signal; {advice}", file=path) from None
-            why = f"line {text_line(path, head)} has text instead of a number"
+            line = text_line(path, head)
+            why = "the decimal mark changes" if line is None else f"line {line} has text instead of a number"
             if place_of(names) is not None:
                 why += "; if the column of times has text, leave it out and give the sampling rate"
         raise InputError(f"is not a readable array: {why}", file=path) from None

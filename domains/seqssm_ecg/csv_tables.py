@@ -38,6 +38,7 @@ class Head:
         names: names of the columns, with their units as in ``II (mV)``; None if the file has none.
         rate_hz: sampling rate, or None if the file does not give it.
         clock: column of times written as ``0:00.004``, or None.
+        numbered: whether a column without a name, of the numbers of the rows, is before the others, as R writes it.
     """
 
     lines: int
@@ -47,6 +48,7 @@ class Head:
     names: tuple[str, ...] | None
     rate_hz: float | None = None
     clock: int | None = None
+    numbered: bool = False
 
     def cells(self, line: str) -> list[str]:
         """Split a line."""
@@ -65,12 +67,13 @@ def read_head(path: Path) -> Head:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         lines = list(islice(file, LINES))
         block = _block(lines, file, path)
-    if block is not None:
-        return block
+        if block is not None:
+            return block
+        further = list(islice(file, SAMPLED))
     filled = [number for number, line in enumerate(lines) if line.strip()] or [0]
     first, second, third = (lines[n] if n < len(lines) else "" for n in (*filled, len(lines), len(lines))[:3])
     separator = max(SEPARATORS, key=first.count)
-    decimal = "," if separator != "," and ("," in second or "," in third) else "."
+    decimal = "," if separator != "," and any("," in line for line in (*lines[1:], *further)) else "."
     head = Head(0, separator, decimal, "'" if first.lstrip().startswith("'") else '"', None)
     names = head.cells(first)
     if all(_is_number(name) for name in names):
@@ -82,7 +85,8 @@ def read_head(path: Path) -> Head:
         lines_before, second = filled[1] + 1, third
     place, samples = place_of(names), head.cells(second)
     clock = place if place is not None and place < len(samples) and ":" in samples[place] else None
-    return Head(lines_before, separator, decimal, head.quote, tuple(names), None, clock)
+    numbered = len(samples) == len(names) + 1 and samples[-1] != ""
+    return Head(lines_before, separator, decimal, head.quote, tuple(names), None, None if numbered else clock, numbered)
 
 
 def _block(lines: Sequence[str], rest: Iterator[str], path: Path) -> Head | None:
@@ -149,7 +153,7 @@ def csv_blocks(path: Path, head: Head, size: int) -> Iterator[np.ndarray]:
     )
     with reader:
         for frame in reader:
-            yield frame.to_numpy().T
+            yield frame.to_numpy().T[int(head.numbered) :]
 
 
 def _seconds(cell: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import PureWindowsPath
 
 from seqssm.files import splits
 from seqssm.files.tables import Table
@@ -48,9 +49,10 @@ def as_slides(table: Table, columns: Columns) -> None:
     """Use STAMP's column ``FILENAME`` as slides where the usual column of slides is missing, and report it."""
     if STAMP_SLIDE not in table.frame or columns.slide in table.frame or columns.slide != Columns.slide:
         return
-    if STAMP_SLIDE in columns.used or any(not cell or cell.lower() in MISSING for cell in table.frame[STAMP_SLIDE]):
+    if STAMP_SLIDE in columns.used:
         return
-    table.frame = table.frame.rename(columns={STAMP_SLIDE: columns.slide})
+    names = [PureWindowsPath(cell).name.removesuffix(".h5") for cell in table.frame[STAMP_SLIDE]]
+    table.frame = table.frame.rename(columns={STAMP_SLIDE: columns.slide}).assign(**{columns.slide: names})
     say(f"{table.path}: column {STAMP_SLIDE} read as {columns.slide}")
 
 

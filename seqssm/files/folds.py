@@ -93,10 +93,13 @@ class FoldColumn:
             file: the table.
 
         Raises:
-            InputError: several columns hold folds, or a row has no fold.
+            InputError: several columns hold folds, the column may number splits, or a row has no fold.
         """
         if self.others:
             raise InputError(several_columns([self.name, *self.others], self.cells.values()), file=file)
+        if self.numbers_splits and not self.decides:
+            advice = self.for_folds(f"pass --data.split_column {self.name}, {OTHER}")
+            raise InputError(f"column {self.name} holds {self.span()}: {advice}", file=file)
         if self.damaged is not None:
             row, cell = self.damaged
             first = self.cells[min(self.cells)]

@@ -438,6 +438,13 @@ def test_csv_exports_of_physionet(tmp_path):
     assert (found.rate_hz, found.values["II"].tolist()) == (250.0, [0.5, 0.25, np.float32(0.001)])
 
 
+def test_numbers_of_rows_without_a_name_are_no_lead(tmp_path):
+    """R writes a header that is shorter than its rows; a separator at the end of the rows is something else."""
+    (tmp_path / "a.csv").write_text('"I";"V5"\n"1";0;0\n"2";0;0\n"3";0,5;-0,25\n')
+    found = read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+    np.testing.assert_array_equal([found.values[lead] for lead in ("I", "V5")], [[0, 0, 0.5], [0, 0, -0.25]])
+
+
 def test_a_list_of_recordings_is_not_a_signal(tmp_path):
     (tmp_path / "a.csv").write_text("path,label,patient\nb.csv,AF,1\n")
     with pytest.raises(InputError, match=r"a.csv: is a table with text, not a signal; pass the recordings that it"):

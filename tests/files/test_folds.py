@@ -133,6 +133,12 @@ def test_numbers_of_splits_are_not_advised_as_folds_alone(name, cells):
     assert found is not None
     with pytest.raises(InputError, match=f"if {cells[0]} to {cells[2]} are splits, write train, val and test"):
         found.merged(5, "a.csv")
+    chosen = chosen_folds({name: list(cells) * 4}, name)
+    assert chosen is not None
+    assert len(chosen.require(str, "a.csv")) == 12
+    if name != "split":  # the name of which is that of the default column
+        with pytest.raises(InputError, match=f"if they are folds, pass --data.split_column {name}"):
+            found.require(str, "a.csv")
 
 
 @pytest.mark.parametrize(("cell", "known"), [("test", True), ("-1", True), ("", True), ("0x", False)])

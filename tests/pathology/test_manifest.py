@@ -244,7 +244,7 @@ def test_a_misspelt_case_column_is_refused_and_a_missing_one_reported(tmp_path, 
 
 
 def test_tables_of_stamp_are_read_as_they_are(tmp_path, capsys):
-    path = table(tmp_path, "FILENAME,PATIENT,label\na1.svs,A,1\na2.h5,A,1\nb.h5,B,0\n")
+    path = table(tmp_path, "FILENAME,PATIENT,label\na1.svs,A,1\nsub/a2.h5,A,1\nsub\\b.h5,B,0\n")
     assert {case.id: case.slides for case in m.read_manifest(path, "classification").cases.values()} == {
         "A": ["a1", "a2"],
         "B": ["b"],
