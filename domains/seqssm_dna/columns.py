@@ -129,13 +129,14 @@ def patients_note(table: Table, flags: Mapping[str, str] | None) -> list[str]:
     return []
 
 
-def invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tuple[str, str]]:
+def invalid_rows(table: Table, sequence: str, labels: list[str], several: bool) -> dict[int, tuple[str, str]]:
     """Return row -> (column, reason) of the rows without a usable sequence or label.
 
     Args:
         table: the table.
         sequence: column of the sequences.
         labels: columns of the labels.
+        several: whether a record may have several labels, so that cells may be dicts.
     """
     bad: dict[int, tuple[str, str]] = {}
     for row, cell in enumerate(table.frame[sequence]):
@@ -152,6 +153,6 @@ def invalid_rows(table: Table, sequence: str, labels: list[str]) -> dict[int, tu
                 continue
             if cell.lower() in MISSING - {"none"} or (cell[:1] in ("[", "{") and is_missing(cell)):
                 bad[row] = (name, "the label is missing")
-            elif lacks_value(cell):
+            elif several and lacks_value(cell):
                 bad[row] = (name, "a value of the dict is missing: leave its name out if the label is absent")
     return bad

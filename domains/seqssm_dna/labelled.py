@@ -277,7 +277,7 @@ def _of_table(
         labels = [find_column(table, columns.label, LABEL, "label", flags) or ""]
     for name in labels:
         find_column(table, name, (), "label", flags)
-    bad = invalid_rows(table, sequence, labels)
+    bad = invalid_rows(table, sequence, labels, target == "multilabel")
     problems: dict[int, str] = {}
     if invalid == "keep" and len(bad) < len(table):
         damaged = [(row, place, why) for row, (place, why) in bad.items() if table.frame[sequence][row]]

@@ -7,7 +7,6 @@ Each student is trained on what the sum of the earlier ones leaves, with the lab
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -218,10 +217,11 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
     try:
         return _distil(request, domain, path, state, progress)
     except KeyboardInterrupt:
+        state.replace()
         raise KeyboardInterrupt(request.again if begun else "") from None
     except InputError:
         if begun and not state.continued and not (folder / "student-1").exists():
-            shutil.rmtree(folder)  # the first student cannot be trained with these options
+            state.restore()  # the first student cannot be trained with these options
         raise
 
 
@@ -255,6 +255,7 @@ def _distil(request: Request, domain: Domain, path: Path, state: State, progress
         progress(f"student {place} of {request.students}: {WIDTH} {width}, {sizes.depth_name} {depth}")
         spent += cost
         best = finish(f"student-{place}", f"sum of {place}", (width, depth), spent, stages)
+        state.replace()
         members.append(best)
         stages = [*stages, checkpoint.build_task(checkpoint.read_checkpoint(best), best).model]
     ensemble.combine_sum(members, request.output, teacher.head, [cost for _, _, cost in planned], str(path))

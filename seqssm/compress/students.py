@@ -58,6 +58,7 @@ class State:
         self.teacher = fingerprint.of_files([teacher])
         self.continued = resume and (folder / STUDENTS).is_file()
         self.rows: dict[str, Row] = {}
+        self.aside: list[tuple[Path, Path]] = []  # (place, where `begin` puts what is there)
         if self.continued:
             kept = RunFolder(folder).read_json(STUDENTS)
             self._require_same(kept)
@@ -80,17 +81,32 @@ class State:
             )
 
     def begin(self, output: Path) -> None:
-        """Write the state; of a new distillation, replace what an earlier one has left.
+        """Write the state; of a new distillation, put aside what an earlier one has left.
 
         Args:
             output: file of the set.
         """
-        if not self.continued:
-            output.unlink(missing_ok=True)
-            if self.folder.is_dir():
-                shutil.rmtree(self.folder)
-            self.folder.mkdir(parents=True)
-            self._write()
+        if self.continued:
+            return
+        self.aside = [(one, one.with_name(f".{one.name}.replaced")) for one in (output, self.folder)]
+        for now, before in self.aside:
+            _remove(before)
+            if now.exists():
+                now.rename(before)
+        self.folder.mkdir(parents=True)
+        self._write()
+
+    def restore(self) -> None:
+        """Put back what `begin` has put aside, because no student can be trained."""
+        _remove(self.folder)
+        for now, before in self.aside:
+            if before.exists():
+                before.rename(now)
+
+    def replace(self) -> None:
+        """Remove what `begin` has put aside, because a student is trained."""
+        for _, before in self.aside:
+            _remove(before)
 
     def keep(self, row: Row) -> None:
         """Keep the row of a model that is finished.
@@ -106,6 +122,12 @@ class State:
         content = {"options": self.options, "teacher": self.teacher, "rows": rows}
         content |= origin.entries(self.folder, Path.cwd())
         RunFolder(self.folder).write_text(STUDENTS, json.dumps(content, indent=2) + "\n")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
 
 
 def _given(flag: str, words: Sequence[str] | None) -> str:

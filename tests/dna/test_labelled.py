@@ -242,6 +242,9 @@ def test_missing_values_of_dicts_are_not_0(write, cell, words):
         read_labelled(path, "multilabel")
     found = read_labelled(path, "multilabel", invalid="drop")
     assert found.truth.tolist() == [[1, 0], [0, 1]]
+    if "value" in words:
+        with pytest.raises(InputError, match=r"is a list of labels; .*--data.target labels"):
+            read_labelled(path)
 
 
 @pytest.mark.parametrize("target", ["classification", "multilabel"])

@@ -208,6 +208,12 @@ def test_it_is_distilled(runs, bigger, tmp_path, capsys):
         assert main([*argv, "--output", str(tmp_path / "other.ckpt")]) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "other").exists()
+        before = (tmp_path / "set.ckpt").read_bytes()
+        assert main([*argv, "--output", str(tmp_path / "set.ckpt"), "--overwrite"]) == 2
+        assert message in capsys.readouterr().err
+        assert (tmp_path / "set.ckpt").read_bytes() == before, "a refused command deleted the finished set"
+        assert (tmp_path / "set" / "student-2" / "best.ckpt").is_file()
+        assert not list(tmp_path.glob(".*"))
 
 
 def test_more_shots(runs, bigger, tmp_path):
