@@ -119,53 +119,6 @@ def test_the_recording_is_read_and_not_a_representative_beat(tmp_path, values):
         np.testing.assert_allclose(found.values["II"], values["II"], atol=6e-4, err_msg=name)
 
 
-def aecg_of(path, *series):
-    """Write an aECG whose series have the given sets of leads, in seconds after each other."""
-    text, whole = write_aecg(path, series[0][0]).read_text(), ""
-    for sets in series:
-        parts = []
-        for number, leads in enumerate(sets):
-            part = write_aecg(path, leads).read_text().replace("20120601101500", f"201206011015{number:02}")
-            parts.append(part[part.index("<component><sequenceSet>") : part.index("<derivation>")])
-        whole += f"<component><series>{''.join(parts)}</series></component>"
-    first, last = text.index("<component><series>"), text.rindex("</AnnotatedECG>")
-    path.write_text(text[:first] + whole + text[last:])
-    return path
-
-
-def test_leads_of_an_aecg_that_were_recorded_one_after_the_other(tmp_path, values):
-    """Only the set with the longest text was read, and nine leads were set to 0."""
-    rows = {lead: row[: RATE * 2] for lead, row in values.items()}
-    sets = [dict(list(rows.items())[n : n + 3]) for n in range(0, 12, 3)]
-    strip = {"II": values["II"][: RATE * 3]}
-    found = read_recording(aecg_of(tmp_path / "a.xml", [*sets, strip, {"VX": rows["I"]}]))
-    assert (found.leads, found.samples) == (tuple(rows), RATE * 2)
-    assert found.notes == ["leads recorded one after the other", "2 further series not used"]
-    for lead, row in rows.items():
-        np.testing.assert_allclose(found.values[lead], row, atol=6e-3)
-
-
-def test_of_equal_series_of_an_aecg_the_first_is_read(tmp_path, values):
-    """The one with the longer text of its samples was read."""
-    larger = {lead: 9.99 * row for lead, row in values.items()}
-    for first, second in ((values, larger), (larger, values)):
-        found = read_recording(aecg_of(tmp_path / "a.xml", [first], [second]))
-        np.testing.assert_allclose(found.values["V2"], first["V2"], atol=6e-3)
-
-
-def test_leads_of_a_dicom_file_that_were_recorded_one_after_the_other(tmp_path, values):
-    rows = list(values.items())
-    sets = [pydicom.dcmread(write_dicom(tmp_path / "a.dcm", dict(rows[n : n + 3]))) for n in range(0, 12, 3)]
-    items = [one.WaveformSequence[0] for one in sets]
-    for number, item in enumerate(items):
-        item.MultiplexGroupTimeOffset = 2500 * number
-    sets[0].WaveformSequence = items
-    pydicom.dcmwrite(tmp_path / "b.dcm", sets[0])
-    found = read_recording(tmp_path / "b.dcm")
-    assert (found.leads, found.notes) == (tuple(values), ["leads recorded one after the other"])
-    np.testing.assert_allclose(found.values["V6"], values["V6"], atol=6e-3)
-
-
 def test_dicom_files_without_a_preamble(tmp_path, values):
     """They were called corrupt."""
     path = write_dicom(tmp_path / "a.dcm", values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -37,7 +39,7 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
     """Read an annotated ECG; representative beats (derived series) and annotations are ignored.
 
     Of several sets of leads, the first one with the most leads and samples is read, and those with other leads and its
-    sampling rate and length, as in a print of 3 x 4 leads.
+    sampling rate and length that were recorded at the same time or next to it, as in a print of 3 x 4 leads.
 
     Args:
         path: the file.
@@ -57,7 +59,9 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
         rate_hz = used[0].rate_hz
         if not rate_hz:
             raise InputError("has no usable time increment, so its sampling rate is unknown", file=path)
-        values = {lead: row for one in used for lead, row in one.values(path).items()}
+        values: dict[str, np.ndarray] = {}
+        for one in used:
+            values = {**values, **{lead: row for lead, row in one.values(path).items() if lead not in values}}
         table = stacked(list(values.values()), list(values), path)
         age, sex, who = _patient(root)
     unused = [name for one in used for name in one.found.unused]
@@ -106,9 +110,9 @@ class LeadSet:
         return cls(element, [one for _, one in leads], found, _rate(element, path), samples)
 
     @property
-    def start(self) -> str:
-        """Time of the first sample as written."""
-        return next((head for one in _times(self.element) if (head := value_of(one, "value/head"))), "")
+    def start(self) -> float:
+        """Time of the first sample, seconds; 0 if the file does not have it."""
+        return next((found for one in _times(self.element) if (found := _head(one)) is not None), 0.0)
 
     def values(self, path: Path) -> dict[str, np.ndarray]:
         """Return the samples of each lead in millivolts, (n,)."""
@@ -124,6 +128,21 @@ def _leads(sequence_set: Element) -> list[tuple[str, Element]]:
 
 def _times(sequence_set: Element) -> list[Element]:
     return [one for one in sequence_set.findall("component/sequence") if value_of(one, "code", "code")[:5] == "TIME_"]
+
+
+def _head(times: Element) -> float | None:
+    """Return the first time of a sequence in seconds; None without a valid one."""
+    written, unit = value_of(times, "value/head"), value_of(times, "value/head", "unit")
+    try:
+        if unit:
+            return float(written) * SECONDS[unit]
+        found = re.match(r"(\d{8,14})(\.\d+)?", written)  # YYYYMMDDHHMMSS.ffff, perhaps with a time zone
+        if found is None:
+            return None
+        whole = datetime.datetime.strptime(found[1].ljust(14, "0"), "%Y%m%d%H%M%S")
+        return (whole - datetime.datetime(1970, 1, 1)).total_seconds() + float(found[2] or 0)
+    except (KeyError, ValueError):
+        return None
 
 
 def _rate(sequence_set: Element, path: Path) -> float:

@@ -23,6 +23,7 @@ from seqssm_ecg.leads import Matched
 Group = TypeVar("Group", bound="LeadGroup")
 YEAR_DAYS = 365.2425
 SUCCESSIVE = "leads recorded one after the other"
+GAP_S = 1.0
 LOWEST = -(2**15)
 AGE_UNITS = {"y": 1.0, "m": 1 / 12, "w": 7 / YEAR_DAYS, "d": 1 / YEAR_DAYS, "h": 1 / YEAR_DAYS / 24}
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -189,6 +190,7 @@ class LeadGroup(Protocol):
         found: its signals that are standard leads.
         rate_hz: sampling rate.
         samples: samples per lead.
+        start: time of the first sample, seconds.
     """
 
     @property
@@ -197,6 +199,8 @@ class LeadGroup(Protocol):
     def rate_hz(self) -> float: ...
     @property
     def samples(self) -> int: ...
+    @property
+    def start(self) -> float: ...
 
 
 def matching(group_of: Callable[[Any], Group], items: Sequence[Any]) -> list[Group]:
@@ -223,20 +227,26 @@ def matching(group_of: Callable[[Any], Group], items: Sequence[Any]) -> list[Gro
 def joined(groups: Sequence[Group]) -> list[Group]:
     """Return the groups of one recording: the first with the most leads and seconds, and those with other leads.
 
+    A group belongs to it if it was recorded at the same time as another one, or before or after it with a gap of at
+    most `GAP_S`. Only one recorded at the same time may repeat leads, which are those of the first group.
+
     Args:
         groups: groups of leads. Those with another sampling rate or length are not used.
     """
 
-    def size(group: Group) -> tuple[int, float]:
-        return len(group.found.leads), group.samples / group.rate_hz if group.rate_hz > 0 else 0.0
+    def seconds(group: Group) -> float:
+        return group.samples / group.rate_hz if group.rate_hz > 0 else 0.0
 
-    first = max(groups, key=size)
-    used, leads = [first], set(first.found.leads)
-    for group in groups:
-        same = (group.rate_hz, group.samples) == (first.rate_hz, first.samples)
-        if same and leads.isdisjoint(group.found.leads):
+    first = max(groups, key=lambda group: (len(group.found.leads), seconds(group)))
+    used, leads, starts = [first], set(first.found.leads), {first.start}
+    for group in sorted(groups, key=lambda group: abs(group.start - first.start)):
+        own = set(group.found.leads)
+        alike = (group.rate_hz, group.samples) == (first.rate_hz, first.samples)
+        next_to = any(abs(abs(group.start - start) - seconds(first)) <= GAP_S for start in starts)
+        if alike and ((group.start in starts and own - leads) or (next_to and own.isdisjoint(leads))):
             used.append(group)
-            leads |= set(group.found.leads)
+            leads |= own
+            starts.add(group.start)
     return used
 
 

@@ -61,8 +61,8 @@ class Group:
 
     @property
     def start(self) -> float:
-        """Time of the first sample, milliseconds."""
-        return float(self.item.get("MultiplexGroupTimeOffset", 0) or 0)
+        """Time of the first sample, seconds."""
+        return float(self.item.get("MultiplexGroupTimeOffset", 0) or 0) / 1000
 
 
 def open_dicom(path: Path, reading: Reading) -> Recording:
@@ -91,7 +91,7 @@ def open_dicom(path: Path, reading: Reading) -> Recording:
         values: dict[str, np.ndarray] = {}
         for group in groups:
             for lead, row in zip(group.found.leads, _samples(group, little, path)):
-                values[lead] = row
+                values.setdefault(lead, row)
         table = stacked(list(values.values()), list(values), path)
         age, sex, who = _patient(dataset)
         rate_hz = groups[0].rate_hz

@@ -1,0 +1,95 @@
+"""Recordings whose leads are in several sets or groups: recorded together, one after the other, or at other times."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from seqssm_ecg.files import read_recording
+
+from .hospital_files import RATE, made_values, write_aecg, write_dicom
+
+SUCCESSIVE = "leads recorded one after the other"
+
+
+@pytest.fixture(scope="module")
+def values():
+    return made_values()
+
+
+def aecg_of(path, *series, starts=range(60)):
+    """Write an aECG whose series have the given sets of leads, which start at these seconds."""
+    text, whole = write_aecg(path, series[0][0]).read_text(), ""
+    for sets in series:
+        parts = []
+        for number, leads in enumerate(sets):
+            part = write_aecg(path, leads).read_text().replace("20120601101500", f"201206011015{starts[number]:02}")
+            parts.append(part[part.index("<component><sequenceSet>") : part.index("<derivation>")])
+        whole += f"<component><series>{''.join(parts)}</series></component>"
+    first, last = text.index("<component><series>"), text.rindex("</AnnotatedECG>")
+    path.write_text(text[:first] + whole + text[last:])
+    return path
+
+
+def test_leads_of_an_aecg_that_were_recorded_one_after_the_other(tmp_path, values):
+    """Only the set with the longest text was read, and nine leads were set to 0."""
+    rows = {lead: row[: RATE * 2] for lead, row in values.items()}
+    sets = [dict(list(rows.items())[n : n + 3]) for n in range(0, 12, 3)]
+    strip = {"II": values["II"][: RATE * 3]}
+    found = read_recording(aecg_of(tmp_path / "a.xml", [*sets, strip, {"VX": rows["I"]}]))
+    assert (found.leads, found.samples) == (tuple(rows), RATE * 2)
+    assert found.notes == ["leads recorded one after the other", "2 further series not used"]
+    for lead, row in rows.items():
+        np.testing.assert_allclose(found.values[lead], row, atol=6e-3)
+
+
+def test_of_equal_series_of_an_aecg_the_first_is_read(tmp_path, values):
+    """The one with the longer text of its samples was read."""
+    larger = {lead: 9.99 * row for lead, row in values.items()}
+    for first, second in ((values, larger), (larger, values)):
+        found = read_recording(aecg_of(tmp_path / "a.xml", [first], [second]))
+        np.testing.assert_allclose(found.values["V2"], first["V2"], atol=6e-3)
+
+
+def dicom_of(path, values, groups, starts):
+    """Write a DICOM file with groups of leads, which start at these milliseconds."""
+    sets = [pydicom.dcmread(write_dicom(path, {lead: values[lead] for lead in leads.split()})) for leads in groups]
+    items = [one.WaveformSequence[0] for one in sets]
+    for item, start in zip(items, starts):
+        item.MultiplexGroupTimeOffset = start
+    sets[0].WaveformSequence = items
+    pydicom.dcmwrite(path, sets[0])
+    return path
+
+
+COLUMNS = ("I II III", "aVR aVL aVF", "V1 V2 V3", "V4 V5 V6")
+
+
+@pytest.mark.parametrize("starts", [(0, 2500, 5000, 7500), (7500, 5000, 2500, 0), (0, 3000, 6999, 10000)])
+def test_leads_of_a_dicom_file_that_were_recorded_one_after_the_other(tmp_path, values, starts):
+    found = read_recording(dicom_of(tmp_path / "a.dcm", values, COLUMNS, starts))
+    assert (set(found.leads), found.notes) == (set(values), [SUCCESSIVE])
+    np.testing.assert_allclose(found.values["V6"], values["V6"], atol=6e-3)
+
+
+def test_recordings_of_other_times_are_not_joined(tmp_path, values):
+    """Leads of recordings ten minutes or three years apart became one recording."""
+    found = read_recording(dicom_of(tmp_path / "a.dcm", values, COLUMNS, (0, 600_000, 5001, 602_000)))
+    assert (found.leads, found.notes) == (("I", "II", "III"), ["3 of 4 waveform groups not used"])
+    sets = [{lead: values[lead] for lead in leads.split()} for leads in COLUMNS]
+    found = read_recording(aecg_of(tmp_path / "a.xml", sets, starts=(0, 8, 3, 13)))
+    assert found.leads == ("I", "II", "III", "V1", "V2", "V3")
+    assert found.notes == [SUCCESSIVE, "2 further series not used"]
+
+
+def test_groups_of_one_time_may_repeat_leads(tmp_path, values):
+    """The second group, which has lead II too, was not used: five leads were set to 0."""
+    limb, chest = "I II III aVR aVL aVF", "II V1 V2 V3 V4 V5"
+    found = read_recording(dicom_of(tmp_path / "a.dcm", values, (limb, chest), (0, 0)))
+    assert (found.leads, found.notes) == (tuple(values)[:11], [])
+    np.testing.assert_allclose(found.values["V5"], values["V5"], atol=6e-3)
+    sets = [{lead: values[lead] for lead in limb.split()}, {lead: 2 * values[lead] for lead in chest.split()}]
+    found = read_recording(aecg_of(tmp_path / "a.xml", sets, starts=(7, 7)))
+    assert (found.leads, found.notes) == (tuple(values)[:11], [])
+    np.testing.assert_allclose(found.values["II"], values["II"], atol=6e-3)
+    np.testing.assert_allclose(found.values["V5"], 2 * values["V5"], atol=6e-3)
