@@ -74,6 +74,17 @@ def test_a_truncated_frame_counts_as_not_written(tmp_path, cut):
     assert [number for number, *_ in scan(path)] == [0, 1]
 
 
+def test_a_frame_of_zeros_counts_as_not_written(tmp_path):
+    """After a power failure a file may end in zeros: length 0 and the CRC-32 of nothing."""
+    path = tmp_path / "0.part"
+    writer = PartWriter(path)
+    writer.write(0, batch(0, [[{"a": 1}]]))
+    writer.close()
+    path.write_bytes(path.read_bytes() + b"seqssm1\n" + bytes(40))
+    assert [number for number, *_ in scan(path)] == [0]
+    assert len(list(Parts(tmp_path).tables())) == 1
+
+
 def test_a_batch_written_twice_counts_once(tmp_path):
     folder = tmp_path / "parts"
     folder.mkdir()
