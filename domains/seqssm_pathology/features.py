@@ -13,11 +13,11 @@ import numpy as np
 from seqssm import orders
 from seqssm.errors import InputError
 from seqssm.files.fingerprint import of_files, of_parts
-from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, read_header
+from seqssm_pathology.files import Bag, Invalid, join, list_bags, read_bag, read_header, say
 from seqssm_pathology.fitted import Scaler
 from seqssm_pathology.items import Order, instance_order, stacked
 from seqssm_pathology.manifest import Case
-from seqssm_pathology.ranges import Profile, Ranges
+from seqssm_pathology.ranges import Profile, Ranges, in_words
 from seqssm_pathology.values import Values, by_family, read_values
 
 CLIP_BEFORE = 4.0  # limit of value tables in their own units; z-scores can have outliers in the thousands
@@ -155,7 +155,7 @@ class BagFolder(Source):
         return scaler(features)
 
     def profile(self, bag: Bag) -> Profile:
-        return Profile.of(bag.features)
+        return Profile.of(bag.features, bag.powers)
 
     def fit(self, cases: Sequence[Case], clip: float | None) -> tuple[Scaler, Ranges | None, np.ndarray, np.ndarray]:
         lows: list[np.ndarray] = []
@@ -173,6 +173,11 @@ class BagFolder(Source):
                 yield bag.features
 
         scaler = Scaler.fit(watched(), clip, None)
+        powers = sorted(set().union(*(one.powers for one in found)))
+        if len(powers) > 1:
+            say(
+                f"warning: the training bags have patches at {in_words(powers)}; features of one model should be of one"
+            )
         return scaler, Ranges.fit(found), np.vstack(lows), np.vstack(highs)
 
 

@@ -25,6 +25,7 @@ FOLDERS = ("", "h5_files", "pt_files", "features")  # locations of the bags in d
 RESOLUTIONS = ("mpp", "level0_mpp", "mpp_level0", "mpp_x", "slide_mpp")  # attributes with micrometres per level-0 pixel
 MICROMETRES = ("um", "µm", "μm", "micrometer", "micrometre", "micron", "microns")  # of attribute `unit` (STAMP)
 LARGEST = 2.0**53  # upper bound of coordinates: float64 represents smaller integers exactly
+POWER = "target_magnification"  # attribute with the magnification of the patches
 NOMINAL = 10.0  # product of magnification and micrometres per pixel: 20x is about 0.5
 
 Invalid = Literal["error", "drop"]
@@ -69,6 +70,13 @@ class Bag:
                 return float(value)
         power = self.attributes.get("level0_magnification")
         return NOMINAL / power if _is_number(power) and 0.5 <= power <= 200 else None
+
+    @property
+    def powers(self) -> set[float]:
+        """Magnifications at which the patches were read, as TRIDENT writes them; empty if unknown."""
+        given = self.attributes.get(POWER, ())
+        every = given if isinstance(given, tuple) else (given,)
+        return {float(one) for one in every if _is_number(one) and one > 0}
 
 
 @dataclass(frozen=True)
@@ -238,8 +246,8 @@ def _patch_side(attributes: dict[str, Any]) -> int | None:
         downsample = attributes.get("downsample")
         if isinstance(downsample, list):
             downsample = downsample[0]
-        if "level0_magnification" in found and "target_magnification" in found:
-            side = side * found["level0_magnification"] / found["target_magnification"]
+        if "level0_magnification" in found and POWER in found:
+            side = side * found["level0_magnification"] / found[POWER]
         elif _is_number(downsample) and downsample > 0:
             side = side * downsample
         elif found.get("patch_level"):  # a level above 0 without its downsample
@@ -339,7 +347,8 @@ def join(bags: Iterable[Bag], case: str) -> tuple[Bag, np.ndarray]:
         coords = np.concatenate([bag.coords for bag in slides if bag.coords is not None])
     slide = np.repeat(np.arange(len(slides)), [len(bag) for bag in slides])
     features = np.concatenate([bag.features for bag in slides])
-    return Bag(case, features, coords, slides[0].patch, sum(bag.dropped for bag in slides)), slide
+    powers = {POWER: tuple(sorted(set().union(*(bag.powers for bag in slides))))}
+    return Bag(case, features, coords, slides[0].patch, sum(bag.dropped for bag in slides), powers), slide
 
 
 def say(message: str) -> None:

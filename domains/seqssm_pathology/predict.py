@@ -205,7 +205,7 @@ class CasePredictor(Predictor):
         if known is None and any(slide.coords is not None for slide in slides):  # slides without coordinates get NaN
             unknown = [np.full((len(slide), 2), np.nan) for slide in slides]
             known = np.concatenate([u if s.coords is None else s.coords for s, u in zip(slides, unknown)])
-        remark = "" if self.ranges is None else self.ranges.remark(Profile.of(bag.features))
+        remark = "" if self.ranges is None else self.ranges.remark(Profile.of(bag.features, bag.powers))
         features = features.astype(np.float32, copy=False)
         return Prepared(features, order, names, number, known, bare, bag.dropped, remark)
 

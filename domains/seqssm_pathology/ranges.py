@@ -1,8 +1,8 @@
-"""Bags unlike those of the training split: other means, sizes, norms or spreads of the features."""
+"""Bags unlike those of the training split: other magnifications, or means, sizes, norms or spreads of the features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,13 @@ from torch import Tensor
 NORM = 2e-3  # largest distance of a norm from 1, of features that were normalised and stored in 16 bits
 EQUAL = 1e-5  # largest standard deviation of equal patches, relative to the features' size
 
-UNUSUAL = "features unlike those of the training; another encoder, normalisation or unit?"
+UNUSUAL = "features unlike those of the training; another encoder, magnification, normalisation or unit?"
 """What may be wrong with unusual bags."""
+
+
+def in_words(powers: Iterable[float]) -> str:
+    """Format magnifications: ``10x and 20x``."""
+    return " and ".join(f"{one:g}x" for one in powers)
 
 
 @dataclass
@@ -26,16 +31,18 @@ class Profile:
         sizes: root mean square of each feature, (D,) float64.
         patches: number of patches.
         unit: whether all patches have norm 1.
+        powers: magnifications of the patches; empty if unknown.
     """
 
     means: np.ndarray
     sizes: np.ndarray
     patches: int = 1
     unit: bool = False
+    powers: frozenset[float] = frozenset()
 
     @classmethod
-    def of(cls, features: np.ndarray) -> Profile:
-        """Return the profile of a bag (N, D), or of a row of values (D,)."""
+    def of(cls, features: np.ndarray, powers: Iterable[float] = ()) -> Profile:
+        """Return the profile of a bag (N, D) of patches of some magnifications, or of a row of values (D,)."""
         if features.ndim == 1:
             values = features.astype(np.float64)
             return cls(values, np.abs(values))
@@ -43,7 +50,7 @@ class Profile:
         squares = np.einsum("nd,nd->d", features, features, dtype=np.float64)
         norms = np.sqrt(np.einsum("nd,nd->n", features, features, dtype=np.float64))
         unit = features.shape[1] > 1 and bool(np.abs(norms - 1).max() < NORM)
-        return cls(means, np.sqrt(squares / len(features)), len(features), unit)
+        return cls(means, np.sqrt(squares / len(features)), len(features), unit, frozenset(powers))
 
     @property
     def spreads(self) -> np.ndarray:
@@ -75,6 +82,7 @@ class Ranges:
         spread: smallest spread of a training bag with several patches; None without such bags.
         patches: smallest number of patches of a training bag.
         unit: number of training bags whose patches all have norm 1.
+        powers: magnifications of the training bags; empty if that of one is unknown.
     """
 
     FEWEST = 8  # bags; fewer have no ranges
@@ -93,9 +101,10 @@ class Ranges:
         spread: float | None = None,
         patches: int = 1,
         unit: int = 0,
+        powers: Sequence[float] = (),
     ) -> None:
         self.low, self.high, self.bags, self.largest, self.within = low, high, bags, largest, within
-        self.size, self.spread, self.patches, self.unit = size, spread, patches, unit
+        self.size, self.spread, self.patches, self.unit, self.powers = size, spread, patches, unit, list(powers)
         margin = (self.WIDER + self.WIDER_BY / bags) * (high - low)
         margin += 1e-6 * torch.maximum(low.abs(), high.abs()).clamp(min=1e-30)  # a constant that was rounded
         self._low, self._high = (low - margin).numpy(), (high + margin).numpy()
@@ -119,6 +128,8 @@ class Ranges:
         own.size = min(own._relative(one.sizes) for one in found)
         own.spread = min((own._relative(one.spreads) for one in found if one.patches > 1), default=None)
         own.patches, own.unit = min(one.patches for one in found), sum(one.unit for one in found)
+        if all(one.powers for one in found):
+            own.powers = sorted(set().union(*(one.powers for one in found)))
         return own
 
     @classmethod
@@ -160,6 +171,9 @@ class Ranges:
         Args:
             bag: profile of the bag.
         """
+        other = sorted(one for one in bag.powers if not np.isclose(one, self.powers, rtol=0.1).any())
+        if other and self.powers:
+            return f"patches at {in_words(other)}, those of the training bags are at {in_words(self.powers)}"
         if self.largest is not None:
             if not bag.sizes.any() and self.size > 0:
                 return "all features are 0"
@@ -180,5 +194,5 @@ class Ranges:
         return ""
 
     def summary(self) -> dict[str, Any]:
-        names = ("low", "high", "bags", "largest", "within", "size", "spread", "patches", "unit")
+        names = ("low", "high", "bags", "largest", "within", "size", "spread", "patches", "unit", "powers")
         return {name: getattr(self, name) for name in names}

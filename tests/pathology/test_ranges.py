@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
+from seqssm_pathology.files import Bag, join, read_bag
 from seqssm_pathology.ranges import Profile, Ranges
 
 NORM = "the features of every patch have norm 1, those of the training bags do not"
@@ -73,3 +75,23 @@ def test_bags_of_equal_patches(level):
         assert ranges.remark(Profile.of(alike)) == "patches far more alike than those of the training bags"
     constant = [np.repeat(bag[:1], 50, axis=0) for bag in bags]
     assert not any(fitted(constant[:40]).remark(Profile.of(bag)) for bag in constant[40:])
+
+
+def test_bags_of_another_magnification_are_unusual(tmp_path):
+    """Features of one encoder at 10x and at 20x have the same ranges; TRIDENT writes the magnification."""
+    bags = made()
+    ranges = Ranges.of_summary(Ranges.fit([Profile.of(bag, {20.0}) for bag in bags[:40]]).summary())
+    assert ranges.remark(Profile.of(bags[50], {20.0})) == ranges.remark(Profile.of(bags[50])) == ""
+    assert ranges.remark(Profile.of(bags[50], {19.7})) == "", "of scanners with other pixels"
+    assert ranges.remark(Profile.of(bags[50], {10.0, 20.0})) == (
+        "patches at 10x, those of the training bags are at 20x"
+    )
+    assert fitted(bags[:40]).remark(Profile.of(bags[50], {10.0})) == "", "unknown in the training"
+    for name, power in (("a", 20), ("b", 10)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["features"], file["coords"] = bags[0], np.zeros((len(bags[0]), 2))
+            file["coords"].attrs.update({"patch_size": 256, "level0_magnification": 40, "target_magnification": power})
+    slides = [read_bag(tmp_path / f"{name}.h5") for name in "ab"]
+    assert [slide.powers for slide in slides] == [{20.0}, {10.0}]
+    assert join(slides, "case")[0].powers == {10.0, 20.0}
+    assert Bag("x", bags[0]).powers == set()
