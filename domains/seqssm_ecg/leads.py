@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,16 +129,22 @@ def match_leads(names: Sequence[str], lead_map: Mapping[str, str] | None, file: 
     return Matched(leads, rows, tuple(name for name, lead in zip(shown, found) if lead is None))
 
 
-def obtainable(given: Iterable[str], wanted: Sequence[str]) -> list[str]:
-    """Return the wanted leads that are given or can be derived from given limb leads, in the order of `wanted`."""
+def obtainable(given: Iterable[str], wanted: Sequence[str], apart: Collection[str] = ()) -> list[str]:
+    """Return the wanted leads that are given or can be derived from given limb leads, in the order of `wanted`.
+
+    Args:
+        given: standard names of the given leads.
+        wanted: standard names.
+        apart: argument of `select`.
+    """
     have = set(given)
-    if len(have & {"I", "II", "III"}) >= 2:
+    if len((have & {"I", "II", "III"}).difference(apart)) >= 2:
         have |= set(LEADS[:6])
     return [lead for lead in wanted if lead in have]
 
 
 def select(
-    values: Mapping[str, np.ndarray], wanted: Sequence[str], missing: str, file: Path
+    values: Mapping[str, np.ndarray], wanted: Sequence[str], missing: str, file: Path, apart: Collection[str] = ()
 ) -> tuple[np.ndarray, list[str]]:
     """Arrange leads in the wanted order, deriving limb leads and filling in missing leads.
 
@@ -150,6 +156,7 @@ def select(
         wanted: standard names of the leads to return.
         missing: treatment of leads that cannot be derived: ``"zero"`` fills with zeros, ``"refuse"`` raises.
         file: path for error messages.
+        apart: leads that were recorded at another time than the other limb leads; none is derived from them.
 
     Returns:
         Samples (leads, n) float32, and notes on computed and filled leads.
@@ -157,9 +164,9 @@ def select(
     Raises:
         InputError: none of the wanted leads is available, or a lead is missing and `missing` is ``"refuse"``.
     """
-    have = dict(values)
-    if not any(name in have for name in wanted):
+    if not any(name in values for name in wanted):
         raise InputError(f"contains none of the leads {', '.join(wanted)}", file=file)
+    have = {name: row for name, row in values.items() if name not in apart}
     limb = {"I": ("II", "III", -1.0), "II": ("I", "III", 1.0), "III": ("II", "I", -1.0)}
     for name, (first, second, sign) in limb.items():
         if name not in have and first in have and second in have:
@@ -168,6 +175,7 @@ def select(
         one, two = have["I"], have["II"]
         for name, made in (("aVR", -(one + two) / 2), ("aVL", one - two / 2), ("aVF", two - one / 2)):
             have.setdefault(name, made)
+    have.update(values)
     computed = [name for name in wanted if name in have and name not in values]
     absent = [name for name in wanted if name not in have]
     if absent and missing == "refuse":

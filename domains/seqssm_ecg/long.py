@@ -57,7 +57,7 @@ class LongRecording:
         kept = {lead: np.zeros(1, np.float32) for lead in recording.leads if lead not in self.lost}
         if not kept:
             raise InputError("has only missing samples", file=recording.path)
-        _, notes = select(kept, preprocess.leads, preprocess.missing_leads, recording.path)
+        _, notes = select(kept, preprocess.leads, preprocess.missing_leads, recording.path, recording.apart)
         repaired = [lead for lead, count in zip(recording.leads, missing) if lead in kept and count]
         self.quality: Quality = survey.quality(preprocess.leads)
         self.notes = [*recording.notes, *notes, *preprocess.gap_notes(repaired, sorted(self.lost))]
@@ -101,7 +101,7 @@ class LongRecording:
 
     def _selected(self) -> Iterator[np.ndarray]:
         """Yield the wanted leads at the file's rate with gaps interpolated."""
-        process, path = self.preprocess, self.recording.path
+        process, path, apart = self.preprocess, self.recording.path, self.recording.apart
         before, after = self._anchors()
         place = 0
         for number, block in enumerate(self.recording.blocks(BLOCK)):
@@ -109,7 +109,7 @@ class LongRecording:
             for row, lead in enumerate(self.recording.leads):
                 if lead not in self.lost:
                     values[lead] = _closed(block[row], place, before[number][row], after[number][row])
-            yield select(values, process.leads, process.missing_leads, path)[0]
+            yield select(values, process.leads, process.missing_leads, path, apart)[0]
             place += block.shape[1]
 
     def _anchors(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -134,9 +134,8 @@ class LongRecording:
                 for lead, value in zip(self.recording.leads, values)
                 if lead not in self.lost
             }
-            ends.append(
-                select(known, self.preprocess.leads, self.preprocess.missing_leads, self.recording.path)[0][:, 0]
-            )
+            process, path, apart = self.preprocess, self.recording.path, self.recording.apart
+            ends.append(select(known, process.leads, process.missing_leads, path, apart)[0][:, 0])
         return ends[0], ends[1]
 
 

@@ -417,11 +417,11 @@ def drawable(recording: Recording, head: dict[str, np.ndarray]) -> dict[str, np.
     """Return the leads of a page, including computed ones; unavailable leads are omitted.
 
     Args:
-        recording: recording, whose path is used in error messages.
+        recording: recording.
         head: displayed samples.
     """
-    table, _ = select(head, LEADS, "zero", recording.path)
-    have = obtainable(head, LEADS)
+    table, _ = select(head, LEADS, "zero", recording.path, recording.apart)
+    have = obtainable(head, LEADS, recording.apart)
     return {lead: row for lead, row in zip(LEADS, table) if lead in have}
 
 

@@ -79,7 +79,7 @@ class Preprocess:
                 values[name] = row
         if not values:
             raise InputError("has only missing samples", file=recording.path)
-        table, notes = select(values, self.leads, self.missing_leads, recording.path)
+        table, notes = select(values, self.leads, self.missing_leads, recording.path, recording.apart)
         notes = [*recording.notes, *notes, *self.gap_notes(repaired, lost)]
         if recording.rate_hz != self.rate_hz:
             table = resample(table, recording.rate_hz, self.rate_hz)

@@ -72,6 +72,8 @@ class Recording:
         notes: remarks for the user on how the file was read.
         identity: ``patient_id``, ``patient_name`` and ``birth_date`` as far as the file has them. Written to a table
             only on request, and never to a message.
+        apart: those of the leads I, II and III that were recorded at another time than the others of them; no lead is
+            computed from them.
     """
 
     path: Path
@@ -84,6 +86,7 @@ class Recording:
     sex: str | None = None
     notes: list[str] = field(default_factory=list)
     identity: dict[str, str] = field(default_factory=dict, repr=False)
+    apart: frozenset[str] = frozenset()
 
     def checked(self) -> Recording:
         """Return the recording if its sampling rate and duration are plausible.

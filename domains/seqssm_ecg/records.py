@@ -57,7 +57,7 @@ class OnDisk:
         """Decode a recording to a file."""
         leads = recording.preprocess.leads
         kept = [lead for lead in recording.recording.leads if lead not in recording.lost]
-        stored = tuple(leads.index(lead) for lead in obtainable(kept, leads))
+        stored = tuple(leads.index(lead) for lead in obtainable(kept, leads, recording.recording.apart))
         constant = np.zeros(len(leads), np.float32)
         samples = 0
         with open(path, "wb") as file:

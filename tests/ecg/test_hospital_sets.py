@@ -6,6 +6,10 @@ import numpy as np
 import pydicom
 import pytest
 from seqssm_ecg.files import read_recording
+from seqssm_ecg.leads import LEADS
+from seqssm_ecg.long import LongRecording
+from seqssm_ecg.predict import drawable
+from seqssm_ecg.preprocess import Preprocess
 
 from .hospital_files import RATE, made_values, write_aecg, write_dicom
 
@@ -93,3 +97,28 @@ def test_groups_of_one_time_may_repeat_leads(tmp_path, values):
     assert (found.leads, found.notes) == (tuple(values)[:11], [])
     np.testing.assert_allclose(found.values["II"], values["II"], atol=6e-3)
     np.testing.assert_allclose(found.values["V5"], 2 * values["V5"], atol=6e-3)
+
+
+@pytest.mark.parametrize(
+    ("groups", "computed"),
+    [
+        (("I", "II", "V1"), []),
+        (("V1", "I II", "V2"), ["III", "aVR", "aVL", "aVF"]),
+        (("II", "I III", "V2"), ["aVR", "aVL", "aVF"]),
+        (("I II III", "aVR", "aVL"), ["aVF"]),
+    ],
+)
+def test_leads_are_computed_from_leads_of_one_time_only(tmp_path, values, groups, computed):
+    """III was the difference of II and I of different heartbeats."""
+    path = dicom_of(tmp_path / "a.dcm", values, groups, (0, 2500, 5000))
+    found = read_recording(path)
+    table, notes = Preprocess(rate_hz=RATE).millivolts(found)
+    missing = [lead for lead in LEADS if lead not in (*found.leads, *computed)]
+    made = [f"computed {' '.join(computed)}"] if computed else []
+    assert notes == [SUCCESSIVE, *made, f"missing, set to 0: {' '.join(missing)}"]
+    for lead, row in zip(LEADS, table):
+        np.testing.assert_allclose(row, 0 if lead in missing else values[lead], atol=6e-3, err_msg=lead)
+    long = LongRecording(found, Preprocess(rate_hz=RATE))
+    np.testing.assert_array_equal(np.concatenate(list(long.millivolts()), axis=1), table)
+    assert long.notes == notes
+    assert list(drawable(found, found.values)) == [lead for lead in LEADS if lead not in missing]

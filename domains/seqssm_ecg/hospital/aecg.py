@@ -16,6 +16,7 @@ from seqssm_ecg.hospital.common import (
     SUCCESSIVE,
     age_at,
     age_in,
+    apart,
     factor_of,
     identity,
     joined,
@@ -70,7 +71,8 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
         notes.append(SUCCESSIVE)
     if len(leads_of) > len(used):
         notes.append(f"{len(leads_of) - len(used)} further series not used")
-    return Recording(path, rate_hz, table.shape[1], tuple(values), InMemory(table), None, age, sex, notes, who)
+    leads, source = tuple(values), InMemory(table)
+    return Recording(path, rate_hz, table.shape[1], leads, source, None, age, sex, notes, who, apart(used))
 
 
 @dataclass(frozen=True)

@@ -250,6 +250,19 @@ def joined(groups: Sequence[Group]) -> list[Group]:
     return used
 
 
+def apart(groups: Sequence[LeadGroup]) -> frozenset[str]:
+    """Return those of the leads I, II and III that were recorded at another time than most of them.
+
+    Args:
+        groups: groups of a recording.
+    """
+    limb: dict[float, set[str]] = {}
+    for group in groups:
+        limb.setdefault(group.start, set()).update({"I", "II", "III"}.intersection(group.found.leads))
+    most = max(limb.values(), key=len)
+    return frozenset().union(*limb.values()) - most
+
+
 def stacked(rows: Sequence[np.ndarray], leads: Sequence[str], path: Path) -> np.ndarray:
     """Stack the leads of a recording, (leads, n) float32.
 

@@ -16,6 +16,7 @@ from seqssm_ecg.hospital.common import (
     SUCCESSIVE,
     age_at,
     age_in,
+    apart,
     factor_of,
     identity,
     joined,
@@ -95,7 +96,8 @@ def open_dicom(path: Path, reading: Reading) -> Recording:
         table = stacked(list(values.values()), list(values), path)
         age, sex, who = _patient(dataset)
         rate_hz = groups[0].rate_hz
-    return Recording(path, rate_hz, table.shape[1], tuple(values), InMemory(table), None, age, sex, notes, who)
+    leads, source = tuple(values), InMemory(table)
+    return Recording(path, rate_hz, table.shape[1], leads, source, None, age, sex, notes, who, apart(groups))
 
 
 def _short(value: Any) -> str:
