@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ SAMPLED = 1000  # lines in which a decimal comma is searched for
 NO_NUMBERS = sorted({form for word in MISSING for form in (word, word.upper(), word.capitalize())})
 _HERTZ = re.compile(r"([\d.,]+)\s*(?:hertz|hz)", re.I)
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)")
+_PAIR = re.compile(r'\s*"?[^\W\d_][^,;\t]*[,;\t].*\S')  # a key and a value
 _SINGLE = re.compile(r'"?[-+]?\d*[.,]?\d+(?:e[-+]?\d+)?"?', re.I)
 _LEAD = ("lead", "ableitung", "dérivation", "derivación", "derivazione", "derivação", "afleiding")
 _UNIT = ("unit", "einheit", "unité", "unidad", "unità", "unidade", "eenheid")
@@ -39,6 +41,7 @@ class Head:
         rate_hz: sampling rate, or None if the file does not give it.
         clock: column of times written as ``0:00.004``, or None.
         numbered: whether a column without a name, of the numbers of the rows, is before the others, as R writes it.
+        single: whether the file has one column, in which an empty line is a missing sample.
     """
 
     lines: int
@@ -49,10 +52,12 @@ class Head:
     rate_hz: float | None = None
     clock: int | None = None
     numbered: bool = False
+    single: bool = False
 
     def cells(self, line: str) -> list[str]:
         """Split a line."""
-        return [cell.strip().strip(self.quote).strip() for cell in line.split(self.separator)]
+        rows = csv.reader([line], delimiter=self.separator, quotechar=self.quote, skipinitialspace=True)
+        return [cell.strip().strip(self.quote).strip() for cell in next(rows) or [""]]
 
 
 def read_head(path: Path) -> Head:
@@ -71,22 +76,26 @@ def read_head(path: Path) -> Head:
             return block
         further = list(islice(file, SAMPLED))
     filled = [number for number, line in enumerate(lines) if line.strip()] or [0]
-    first, second, third = (lines[n] if n < len(lines) else "" for n in (*filled, len(lines), len(lines))[:3])
-    separator = max(SEPARATORS, key=first.count)
+    places = (*filled, len(lines), len(lines))[:3]
+    first, second, third = (lines[n] if n < len(lines) else "" for n in places)
+    quote = "'" if first.lstrip().startswith("'") else '"'
+    separator = max(SEPARATORS, key=re.sub(f"{quote}[^{quote}]*{quote}", "", first).count)
     decimal = "," if separator != "," and any("," in line for line in (*lines[1:], *further)) else "."
-    head = Head(0, separator, decimal, "'" if first.lstrip().startswith("'") else '"', None)
+    head = Head(places[0], separator, decimal, quote, None)
     names = head.cells(first)
     if all(_is_number(name) for name in names):
-        return head
-    lines_before, units = filled[0] + 1, head.cells(second)
+        return replace(head, single=len(names) == 1)
+    lines_before, units = places[1], head.cells(second)
     if len(units) == len(names) and any(split_unit(f" ({unit})")[1] for unit in units):  # as PhysioNet writes them
         units = ["s" if "mm:ss" in unit else unit for unit in units]
         names = [f"{name} ({unit})" if unit else name for name, unit in zip(names, units)]
-        lines_before, second = filled[1] + 1, third
+        lines_before, second = places[2], third
     place, samples = place_of(names), head.cells(second)
     clock = place if place is not None and place < len(samples) and ":" in samples[place] else None
     numbered = len(samples) == len(names) + 1 and samples[-1] != ""
-    return Head(lines_before, separator, decimal, head.quote, tuple(names), None, None if numbered else clock, numbered)
+    single = len(names) == len(samples) == 1
+    clock = None if numbered else clock
+    return Head(lines_before, separator, decimal, quote, tuple(names), None, clock, numbered, single)
 
 
 def _block(lines: Sequence[str], rest: Iterator[str], path: Path) -> Head | None:
@@ -99,7 +108,9 @@ def _block(lines: Sequence[str], rest: Iterator[str], path: Path) -> Head | None
         rest: the lines after them.
         path: path for error messages.
     """
-    start = next((number for number, line in enumerate(lines) if _SINGLE.fullmatch(line.strip())), 0)
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    numbers = (one for one, after in pairwise((*filled, filled[-1])) if not _PAIR.match(lines[after])) if filled else ()
+    start = next((number for number in numbers if _SINGLE.fullmatch(lines[number].strip())), 0)
     values: dict[str, str] = {}
     for line in lines[:start]:
         key, _, value = line.partition(max(",;\t", key=line.count))
@@ -113,7 +124,7 @@ def _block(lines: Sequence[str], rest: Iterator[str], path: Path) -> Head | None
     name = canonical(lead) or canonical(lead.split(" ")[-1]) or "ECG"
     comma = any("," in line for line in (*lines[start:], *islice(rest, SAMPLED)))
     rate_hz = float(rate[1].replace(",", "."))
-    return Head(start, ";", "," if comma else ".", '"', (f"{name} ({unit})" if unit else name,), rate_hz)
+    return Head(start, ";", "," if comma else ".", '"', (f"{name} ({unit})" if unit else name,), rate_hz, single=True)
 
 
 def _is_number(text: str) -> bool:
@@ -138,6 +149,9 @@ def csv_blocks(path: Path, head: Head, size: int) -> Iterator[np.ndarray]:
     if head.clock is not None and head.names is not None:
         rest = {column: np.float64 for column in range(len(head.names)) if column != head.clock}
         numbers = {"dtype": rest, "converters": {head.clock: _seconds}}
+    rows: dict[str, object] = {}
+    if head.single:
+        rows = {"skip_blank_lines": False, "nrows": max(0, _last_line(path) - head.lines)}
     reader = pd.read_csv(
         path,
         sep=head.separator,
@@ -149,11 +163,19 @@ def csv_blocks(path: Path, head: Head, size: int) -> Iterator[np.ndarray]:
         chunksize=size,
         encoding="utf-8-sig",
         encoding_errors="replace",
+        skipinitialspace=True,
         **numbers,
+        **rows,
     )
     with reader:
         for frame in reader:
             yield frame.to_numpy().T[int(head.numbered) :]
+
+
+def _last_line(path: Path) -> int:
+    """Return the number of lines up to the last one that is not empty."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return max((number for number, line in enumerate(file, 1) if line.strip()), default=0)
 
 
 def _seconds(cell: str) -> float:

@@ -28,7 +28,9 @@ _PREFIX = re.compile(
     r"(mdc_ecg_lead|(?:(?:ecg|ekg)[\s_.:-]+)?lead|ecg|ekg)(?:[\s_.:]+|-(?!avr$))?"
 )  # "Lead -aVR" is the inverted lead
 _VOLTS = "(?:milli|micro|[mnuµμ])?v(?:olts?)?"
-_WITH_UNIT = re.compile(rf"(.*?)\s*(?:\(({_VOLTS})\)|\[({_VOLTS})\]|[\s_/]((?:milli|micro|[muµμ])v(?:olts?)?))", re.I)
+_WITH_UNIT = re.compile(
+    rf"(.*?)[\s,]*(?:\(({_VOLTS})\)|\[({_VOLTS})\]|[\s_/,]((?:milli|micro|[muµμ])v(?:olts?)?))", re.I
+)
 
 
 def canonical(name: str, lead_map: Mapping[str, str] | None = None) -> str | None:

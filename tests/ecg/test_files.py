@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 from seqssm_ecg import simulate
+from seqssm_ecg.csv_tables import csv_blocks, read_head
 from seqssm_ecg.files import ArraySpec, find_recordings, inputs, read_recording, write_wfdb
 from seqssm_ecg.headers import read_header
 from seqssm_ecg.leads import LEADS, canonical, select
@@ -343,6 +344,8 @@ def test_dialects_of_csv_arrays(tmp_path, text, expected):
         ("I_mV,II_mV\n1,2\n3,4\n", [2.0, 4.0]),
         ("'sample #','II','V5'\n0,2,0.5\n1,4,0.5\n", [2.0, 4.0]),
         ("I;II\nµV;µV\n1000,5;2000,5\n3000;4000\n", [2.0005, 4.0]),
+        ('"I, mV","II, mV"\n1,2\n3,4\n', [2.0, 4.0]),
+        ('"I, uV";"II, uV"\n1000,5;2000,5\n3000;4000\n', [2.0005, 4.0]),
         ("I (uV),II (uV)\n1000,2000\n3000,4000\n@", [2.0, 4.0]),
     ],
 )
@@ -396,6 +399,7 @@ Unit,µV
         WATCH,
         WATCH.replace("-500.5", "-500,5"),
         WATCH.replace("-500.5", '"-500,5"').replace("512.5 hertz", '"512,5 Hertz"').replace("Lead,Lead", "Ableitung,"),
+        WATCH.replace("Jane Doe", "12\nID\n12345").replace("Lead,", "7\n\nLead,"),
         WATCH.replace(",", ";").replace("-500.5", "-500,5").replace("Unit", "Einheit").replace("\n", "\r\n"),
     ],
 )
@@ -407,6 +411,18 @@ def test_exports_of_watches(tmp_path, text):
     np.testing.assert_allclose(found.values["II"], [1, -0.5005, 0.25], atol=1e-6)
     with pytest.raises(InputError, match=r"header block: 512.5 samples per second, but .* as 500 Hz"):
         read_recording(tmp_path / "ecg.csv", array=ArraySpec(500.0))
+
+
+@pytest.mark.parametrize("head", [WATCH[:-18], "II (uV)\n", "\nII\n", ""])
+def test_an_empty_line_in_a_single_column_is_a_missing_sample(tmp_path, head):
+    """Later samples moved; lines at the end are no samples."""
+    (tmp_path / "a.csv").write_bytes(f'{head}\n1000\n\n  \n"500"\nnan\n\n\n'.replace("\n", "\r\n").encode())
+    spec = ArraySpec(None if "Jane" in head else 100.0, None if head else ("II",), "uV" if not head else "mV")
+    found = read_recording(tmp_path / "a.csv", array=spec)
+    unit = 1000 if head == "\nII\n" else 1
+    np.testing.assert_array_equal(found.values["II"] / unit, np.float32([1, np.nan, np.nan, 0.5, np.nan]))
+    pieces = list(csv_blocks(tmp_path / "a.csv", read_head(tmp_path / "a.csv"), 2))
+    assert [one.shape for one in pieces] == [(1, 2), (1, 2), (1, 1)]
 
 
 @pytest.mark.parametrize(
