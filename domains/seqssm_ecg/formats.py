@@ -59,6 +59,15 @@ def _starts(*magic: bytes, offset: int = 0) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(magic, offset)
 
 
+def bare_dicom(head: bytes) -> bool:
+    """Whether a file is DICOM without preamble: its first element is of group 2 or 8, and it has a UID of DICOM.
+
+    Args:
+        head: the first `HEAD` bytes.
+    """
+    return head[:2] in (b"\2\0", b"\x08\0") and b"1.2.840.10008." in head
+
+
 FILES = (
     FileFormat("WFDB", (".hea", ".mat", ".dat"), "seqssm_ecg.wfdb_files:open_wfdb", (".hea",)),
     FileFormat("array", (".npy", ".csv"), "seqssm_ecg.arrays:open_array", (".npy",)),
@@ -74,7 +83,7 @@ FILES = (
         (".dcm", ".dicom"),
         "seqssm_ecg.hospital.dicom:open_dicom",
         (".dcm", ".dicom", ""),
-        _starts(b"DICM", offset=128),
+        lambda head: head.startswith(b"DICM", 128) or bare_dicom(head),
     ),
     FileFormat("HL7 aECG", (".xml",), "seqssm_ecg.hospital.aecg:open_aecg", (".xml",), _root("AnnotatedECG")),
     FileFormat("GE MUSE XML", (".xml",), "seqssm_ecg.hospital.muse:open_muse", (".xml",), _root("RestingECG")),

@@ -122,8 +122,14 @@ def test_the_recording_is_read_and_not_a_representative_beat(tmp_path, values):
 def test_dicom_files_without_a_preamble(tmp_path, values):
     """They were called corrupt."""
     path = write_dicom(tmp_path / "a.dcm", values)
-    path.write_bytes(path.read_bytes()[132:])
-    np.testing.assert_allclose(read_recording(path).values["V6"], values["V6"], atol=6e-3)
+    bare = tmp_path / "bare"
+    bare.write_bytes(path.read_bytes()[132:])
+    np.testing.assert_allclose(read_recording(bare).values["V6"], values["V6"], atol=6e-3)
+    (tmp_path / "other").write_bytes(b"\x08\0" + bytes(500))
+    assert list(inputs([tmp_path])) == [path, bare]
+    path.write_bytes(b"\x08\0" + b"\xff" * 500)
+    with pytest.raises(InputError, match="is corrupt, or not a valid DICOM file"):
+        read_recording(path)
 
 
 def test_the_content_decides_where_it_contradicts_the_suffix(folder, values, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm_ecg.formats import HEAD, bare_dicom
 from seqssm_ecg.headers import parse_sex
 from seqssm_ecg.hospital.common import (
     SUCCESSIVE,
@@ -34,7 +35,6 @@ CODES |= {str(number + 2): f"V{number}" for number in range(1, 7)}
 """Leads by the last number of their code in the schemes MDC (``2:61``) and SCPECG (``5.6.3-9-61``), ISO 11073-91064."""
 DTYPES = {"SB": "i1", "UB": "u1", "SS": "i2", "US": "u2", "SL": "i4", "UL": "u4"}
 """Sample interpretations, DICOM PS3.3 C.10.9.1.5."""
-BARE = (b"\2\0", b"\x08\0")  # first bytes of a file without preamble: an element of group 2 or 8
 BEATS = ("MEDIAN", "AVERAGE", "TEMPLATE", "REPRESENTATIVE")  # labels of groups that contain one beat, not the recording
 
 
@@ -79,7 +79,7 @@ def open_dicom(path: Path, reading: Reading) -> Recording:
     pydicom = required("pydicom", path)
     with readable(path, "DICOM"):
         with open(path, "rb") as file:
-            bare = file.read(2) in BARE
+            bare = bare_dicom(file.read(HEAD))
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=bare)
         if "WaveformSequence" not in dataset or not len(dataset.WaveformSequence):
             raise InputError(
