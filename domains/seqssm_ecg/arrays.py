@@ -205,7 +205,9 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, Clock | None]:
                 advice = "pass the recordings that it lists, or their folder"
                 raise InputError(f"is a table with text, not a signal; {advice}", file=path) from None
             line = text_line(path, head)
-            why = "the decimal mark changes" if line is None else f"line {line} has text instead of a number"
+            why = (
+                f"{'a line' if line is None else f'line {line}'} has text instead of a number, or another decimal mark"
+            )
             if place_of(names) is not None:
                 why += "; if the column of times has text, leave it out and give the sampling rate"
         raise InputError(f"is not a readable array: {why}", file=path) from None

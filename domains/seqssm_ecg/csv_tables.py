@@ -19,6 +19,8 @@ from seqssm_ecg.leads import canonical, split_unit
 SEPARATORS = (",", ";", "\t", "|")
 LINES = 60  # lines in which the first samples are searched for
 SAMPLED = 1000  # lines in which a decimal comma is searched for
+SEARCHED = 200_000  # lines in which a cell with text is searched for
+MANY = 3  # empty lines, below which it is not asked whether every second line is empty
 NO_NUMBERS = sorted({form for word in MISSING for form in (word, word.upper(), word.capitalize())})
 _HERTZ = re.compile(r"([\d.,]+)\s*(?:hertz|hz)", re.I)
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)")
@@ -84,7 +86,7 @@ def read_head(path: Path) -> Head:
     head = Head(places[0], separator, decimal, quote, None)
     names = head.cells(first)
     if all(_is_number(name) for name in names):
-        return replace(head, single=len(names) == 1)
+        return replace(head, single=len(names) == 1 and _has_gaps(lines[places[0] :]))
     lines_before, units = places[1], head.cells(second)
     if len(units) == len(names) and any(split_unit(f" ({unit})")[1] for unit in units):  # as PhysioNet writes them
         units = ["s" if "mm:ss" in unit else unit for unit in units]
@@ -92,8 +94,9 @@ def read_head(path: Path) -> Head:
         lines_before, second = places[2], third
     place, samples = place_of(names), head.cells(second)
     clock = place if place is not None and place < len(samples) and ":" in samples[place] else None
-    numbered = len(samples) == len(names) + 1 and samples[-1] != ""
-    single = len(names) == len(samples) == 1
+    rows = [head.cells(lines[number]) for number in filled if number >= lines_before]
+    numbered = all(len(row) == len(names) + 1 for row in rows) and _counts([row[0] for row in rows])
+    single = len(names) == len(samples) == 1 and _has_gaps(lines[lines_before:])
     clock = None if numbered else clock
     return Head(lines_before, separator, decimal, quote, tuple(names), None, clock, numbered, single)
 
@@ -123,8 +126,24 @@ def _block(lines: Sequence[str], rest: Iterator[str], path: Path) -> Head | None
         raise InputError("the unit in the header block is not mV, uV or V", file=path)
     name = canonical(lead) or canonical(lead.split(" ")[-1]) or "ECG"
     comma = any("," in line for line in (*lines[start:], *islice(rest, SAMPLED)))
-    rate_hz = float(rate[1].replace(",", "."))
-    return Head(start, ";", "," if comma else ".", '"', (f"{name} ({unit})" if unit else name,), rate_hz, single=True)
+    rate_hz, single = float(rate[1].replace(",", ".")), _has_gaps(lines[start:])
+    return Head(start, ";", "," if comma else ".", '"', (f"{name} ({unit})" if unit else name,), rate_hz, single=single)
+
+
+def _has_gaps(lines: Sequence[str]) -> bool:
+    """Whether empty lines of one column are missing samples, and not every second line, as of doubled line ends."""
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    empty = filled[-1] + 1 - filled[0] - len(filled) if filled else 0
+    return empty < MANY or empty < len(filled) - 1
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are successive integers."""
+    try:
+        numbers = [int(cell) for cell in cells]
+    except ValueError:
+        return False
+    return bool(numbers) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
 def _is_number(text: str) -> bool:
@@ -187,14 +206,16 @@ def _seconds(cell: str) -> float:
 
 
 def text_line(path: Path, head: Head) -> int | None:
-    """Return the first line, from 1, with a cell that is not a number; the cell itself may be a person's name.
+    """Return the line, from 1, of the first cell that is not a number; None if there is none in `SEARCHED` lines.
+
+    The cell itself may be a person's name.
 
     Args:
         path: the file.
         head: its head.
     """
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(islice(file, head.lines, None), head.lines + 1):
+        for number, line in enumerate(islice(file, head.lines, head.lines + SEARCHED), head.lines + 1):
             cells = head.cells(line)
             if not all(cell in NO_NUMBERS or _is_number(cell) or _TIME.fullmatch(cell) for cell in cells):
                 return number

@@ -46,10 +46,10 @@ def as_cases(table: Table, columns: Columns) -> None:
 
 
 def as_slides(table: Table, columns: Columns) -> None:
-    """Use STAMP's column ``FILENAME`` as slides where the usual column of slides is missing, and report it."""
+    """Use STAMP's column ``FILENAME`` as slides where there is no column of slides or cases, and report it."""
     if STAMP_SLIDE not in table.frame or columns.slide in table.frame or columns.slide != Columns.slide:
         return
-    if STAMP_SLIDE in columns.used:
+    if STAMP_SLIDE in columns.used or columns.case in table.frame:
         return
     names = [PureWindowsPath(cell).name.removesuffix(".h5") for cell in table.frame[STAMP_SLIDE]]
     table.frame = table.frame.rename(columns={STAMP_SLIDE: columns.slide}).assign(**{columns.slide: names})

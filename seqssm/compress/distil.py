@@ -32,7 +32,7 @@ from seqssm.training import presets as configs
 from seqssm.training.class_task import EXTENDED
 from seqssm.training.hints import next_lines
 from seqssm.training.networks import parameters
-from seqssm.training.run_folder import BEST, CONFIG, RunFolder
+from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder
 from seqssm.training.task import Task
 from seqssm.training.teacher import in_place_of
 
@@ -219,9 +219,9 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
     except KeyboardInterrupt:
         state.replace()
         raise KeyboardInterrupt(request.again if begun else "") from None
-    except InputError:
-        if begun and not state.continued and not (folder / "student-1").exists():
-            state.restore()  # the first student cannot be trained with these options
+    except Exception:
+        if begun and not state.continued and not (folder / "student-1" / LAST).exists():
+            state.restore()  # no student can be trained
         raise
 
 

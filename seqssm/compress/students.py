@@ -86,9 +86,9 @@ class State:
         Args:
             output: file of the set.
         """
+        self.aside = [(one, one.with_name(f".{one.name}.replaced")) for one in (output, self.folder)]
         if self.continued:
             return
-        self.aside = [(one, one.with_name(f".{one.name}.replaced")) for one in (output, self.folder)]
         for now, before in self.aside:
             _remove(before)
             if now.exists():
@@ -125,9 +125,10 @@ class State:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _given(flag: str, words: Sequence[str] | None) -> str:

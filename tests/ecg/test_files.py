@@ -461,6 +461,26 @@ def test_numbers_of_rows_without_a_name_are_no_lead(tmp_path):
     np.testing.assert_array_equal([found.values[lead] for lead in ("I", "V5")], [[0, 0, 0.5], [0, 0, -0.25]])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "II (mV)\n0,000\n0,050\n0,1\n",  # of a file with decimal commas, II was 0, 50 and 1
+        '"I\n(mV)","II\n(mV)"\n0.0,0.1\n0.5,0.2\n',  # names with a line break; I had the values of II
+    ],
+)
+def test_cells_that_do_not_count_the_rows_are_not_left_out(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError):
+        read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\r\r\n", "\n \n"])
+def test_doubled_line_ends_are_no_missing_samples(tmp_path, between):
+    (tmp_path / "a.csv").write_bytes(between.join(["I", *(f"0.{k}" for k in range(1, 9))]).encode())
+    found = read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+    np.testing.assert_allclose(found.values["I"], np.arange(1, 9) / 10, rtol=1e-6)
+
+
 def test_a_list_of_recordings_is_not_a_signal(tmp_path):
     (tmp_path / "a.csv").write_text("path,label,patient\nb.csv,AF,1\n")
     with pytest.raises(InputError, match=r"a.csv: is a table with text, not a signal; pass the recordings that it"):

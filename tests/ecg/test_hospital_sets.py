@@ -55,6 +55,22 @@ def test_of_equal_series_of_an_aecg_the_first_is_read(tmp_path, values):
         np.testing.assert_allclose(found.values["V2"], first["V2"], atol=6e-3)
 
 
+@pytest.mark.parametrize(("begins", "leads"), [(("00", "01"), 2), (("00", "00"), 4), (("", ""), 2)])
+def test_relative_times_count_from_those_of_their_series(tmp_path, values, begins, leads):
+    """Series of any times were joined as if recorded together, and limb leads were computed from several of them."""
+    rows = {lead: row[: RATE * 3] for lead, row in values.items()}
+    path = aecg_of(tmp_path / "a.xml", [{"I": rows["I"], "V1": rows["V1"]}], [{"II": rows["II"], "V2": rows["V2"]}])
+    text = path.read_text().replace('value="20120601101500"', 'value="0" unit="s"').replace("ABSOLUTE", "RELATIVE")
+    parts = text.split("<component><series>")
+    for number, begin in enumerate(begins, 1):
+        low = f'<effectiveTime><low value="201206011015{begin}"/></effectiveTime>' if begin else ""
+        parts[number] = low + parts[number]
+    path.write_text("<component><series>".join(parts))
+    found = read_recording(path)
+    assert len(found.leads) == leads
+    assert found.notes == ([] if leads == 4 else ["1 further series not used"])
+
+
 def dicom_of(path, values, groups, starts):
     """Write a DICOM file with groups of leads, which start at these milliseconds."""
     sets = [pydicom.dcmread(write_dicom(path, {lead: values[lead] for lead in leads.split()})) for leads in groups]

@@ -214,6 +214,10 @@ def test_it_is_distilled(runs, bigger, tmp_path, capsys):
         assert (tmp_path / "set.ckpt").read_bytes() == before, "a refused command deleted the finished set"
         assert (tmp_path / "set" / "student-2" / "best.ckpt").is_file()
         assert not list(tmp_path.glob(".*"))
+    argv = ["distill", str(tmp_path / "last.ckpt"), *words, "--data.train", str(tmp_path / "all.csv")]
+    argv += ["--output", str(tmp_path / "set.ckpt"), "--overwrite", "--trainer.max_epochs", "0"]
+    assert main(argv) == 2
+    assert (tmp_path / "set.ckpt").read_bytes() == before, "the folder of a student that was not trained counted"
 
 
 def test_more_shots(runs, bigger, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import re
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from seqssm_ecg.hospital.common import (
     number,
     readable,
     stacked,
+    successive,
 )
 from seqssm_ecg.hospital.tree import read_tree, text_of, value_of
 from seqssm_ecg.leads import Matched, match_leads
@@ -52,8 +54,8 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
     root = read_tree(path)
     with readable(path, "HL7 aECG"):
         whole = [one for one in root.findall("component/series") if BEAT not in value_of(one, "code", "code").upper()]
-        sets = [found for one in whole for found in one.findall("component/sequenceSet")]
-        leads_of = [(found, leads) for found in sets if (leads := _leads(found))]
+        sets = [(found, one) for one in whole for found in one.findall("component/sequenceSet")]
+        leads_of = [(found, leads, series) for found, series in sets if (leads := _leads(found))]
         if not leads_of:
             raise InputError("contains no series with leads", file=path)
         used = joined(matching(lambda one: LeadSet.of(*one, reading, path), leads_of))
@@ -67,7 +69,7 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
         age, sex, who = _patient(root)
     unused = [name for one in used for name in one.found.unused]
     notes = [f"unused signals: {' '.join(unused)}"] if unused else []
-    if len({one.start for one in used}) > 1:
+    if successive(used):
         notes.append(SUCCESSIVE)
     if len(leads_of) > len(used):
         notes.append(f"{len(leads_of) - len(used)} further series not used")
@@ -85,6 +87,7 @@ class LeadSet:
         found: those that are standard leads.
         rate_hz: sampling rate; 0 if unknown.
         samples: samples of the longest lead.
+        start: time of the first sample, seconds; NaN if the file does not have it.
     """
 
     element: Element
@@ -92,14 +95,18 @@ class LeadSet:
     found: Matched
     rate_hz: float
     samples: int
+    start: float
 
     @classmethod
-    def of(cls, element: Element, leads: list[tuple[str, Element]], reading: Reading, path: Path) -> LeadSet:
+    def of(
+        cls, element: Element, leads: list[tuple[str, Element]], series: Element, reading: Reading, path: Path
+    ) -> LeadSet:
         """Match the leads of a sequence set.
 
         Args:
             element: its element.
             leads: code and sequence of each lead.
+            series: the series that it is a part of.
             reading: options.
             path: path for error messages.
 
@@ -109,12 +116,7 @@ class LeadSet:
         names = [code.removeprefix(LEAD) for code, _ in leads]
         found = match_leads(names, reading.lead_map, path)
         samples = max(len(text_of(leads[row][1], "value/digits").split()) for row in found.rows)
-        return cls(element, [one for _, one in leads], found, _rate(element, path), samples)
-
-    @property
-    def start(self) -> float:
-        """Time of the first sample, seconds; 0 if the file does not have it."""
-        return next((found for one in _times(self.element) if (found := _head(one)) is not None), 0.0)
+        return cls(element, [one for _, one in leads], found, _rate(element, path), samples, _start(element, series))
 
     def values(self, path: Path) -> dict[str, np.ndarray]:
         """Return the samples of each lead in millivolts, (n,)."""
@@ -132,19 +134,30 @@ def _times(sequence_set: Element) -> list[Element]:
     return [one for one in sequence_set.findall("component/sequence") if value_of(one, "code", "code")[:5] == "TIME_"]
 
 
-def _head(times: Element) -> float | None:
-    """Return the first time of a sequence in seconds; None without a valid one."""
-    written, unit = value_of(times, "value/head"), value_of(times, "value/head", "unit")
+def _start(sequence_set: Element, series: Element) -> float:
+    """Return the time of the first sample in seconds; NaN without one. Relative times count from that of the series."""
+    begin = _moment(value_of(series, "effectiveTime/low") or value_of(series, "effectiveTime/center"))
+    for times in _times(sequence_set):
+        written, unit = value_of(times, "value/head"), value_of(times, "value/head", "unit")
+        found = _moment(written)
+        if unit in SECONDS:
+            with contextlib.suppress(ValueError):
+                found = begin + float(written) * SECONDS[unit]
+        if np.isfinite(found):
+            return found
+    return np.nan
+
+
+def _moment(written: str) -> float:
+    """Convert YYYYMMDDHHMMSS.ffff, perhaps with a time zone, to seconds; NaN for anything else."""
+    found = re.match(r"(\d{8,14})(\.\d+)?", written)
     try:
-        if unit:
-            return float(written) * SECONDS[unit]
-        found = re.match(r"(\d{8,14})(\.\d+)?", written)  # YYYYMMDDHHMMSS.ffff, perhaps with a time zone
-        if found is None:
-            return None
-        whole = datetime.datetime.strptime(found[1].ljust(14, "0"), "%Y%m%d%H%M%S")
-        return (whole - datetime.datetime(1970, 1, 1)).total_seconds() + float(found[2] or 0)
-    except (KeyError, ValueError):
-        return None
+        whole = datetime.datetime.strptime(found[1].ljust(14, "0"), "%Y%m%d%H%M%S") if found else None
+    except ValueError:
+        whole = None
+    if found is None or whole is None:
+        return np.nan
+    return (whole - datetime.datetime(1970, 1, 1)).total_seconds() + float(found[2] or 0)
 
 
 def _rate(sequence_set: Element, path: Path) -> float:

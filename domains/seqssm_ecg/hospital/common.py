@@ -24,6 +24,7 @@ Group = TypeVar("Group", bound="LeadGroup")
 YEAR_DAYS = 365.2425
 SUCCESSIVE = "leads recorded one after the other"
 GAP_S = 1.0
+SAME_S = 0.02  # largest difference of the starts of groups that were recorded at the same time
 LOWEST = -(2**15)
 AGE_UNITS = {"y": 1.0, "m": 1 / 12, "w": 7 / YEAR_DAYS, "d": 1 / YEAR_DAYS, "h": 1 / YEAR_DAYS / 24}
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -243,7 +244,8 @@ def joined(groups: Sequence[Group]) -> list[Group]:
         own = set(group.found.leads)
         alike = (group.rate_hz, group.samples) == (first.rate_hz, first.samples)
         next_to = any(abs(abs(group.start - start) - seconds(first)) <= GAP_S for start in starts)
-        if alike and ((group.start in starts and own - leads) or (next_to and own.isdisjoint(leads))):
+        same = any(abs(group.start - start) <= SAME_S for start in starts)
+        if alike and ((same and own - leads) or (next_to and own.isdisjoint(leads))):
             used.append(group)
             leads |= own
             starts.add(group.start)
@@ -258,9 +260,19 @@ def apart(groups: Sequence[LeadGroup]) -> frozenset[str]:
     """
     limb: dict[float, set[str]] = {}
     for group in groups:
-        limb.setdefault(group.start, set()).update({"I", "II", "III"}.intersection(group.found.leads))
+        start = next((one for one in limb if abs(one - group.start) <= SAME_S), group.start)
+        limb.setdefault(start, set()).update({"I", "II", "III"}.intersection(group.found.leads))
     most = max(limb.values(), key=len)
     return frozenset().union(*limb.values()) - most
+
+
+def successive(groups: Sequence[LeadGroup]) -> bool:
+    """Whether groups of a recording were recorded at different times.
+
+    Args:
+        groups: its groups.
+    """
+    return any(abs(group.start - groups[0].start) > SAME_S for group in groups)
 
 
 def stacked(rows: Sequence[np.ndarray], leads: Sequence[str], path: Path) -> np.ndarray:

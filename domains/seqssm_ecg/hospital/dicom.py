@@ -26,6 +26,7 @@ from seqssm_ecg.hospital.common import (
     readable,
     required,
     stacked,
+    successive,
 )
 from seqssm_ecg.leads import Matched, canonical, match_leads
 from seqssm_ecg.recording import InMemory, Reading, Recording
@@ -112,7 +113,7 @@ def _groups(items: Sequence[Any], reading: Reading, path: Path) -> tuple[list[Gr
     used = joined(matching(lambda item: Group(item, match_leads(_names(item), reading.lead_map, path)), whole or items))
     unused = [name for group in used for name in group.found.unused]
     notes = [f"unused signals: {' '.join(unused)}"] if unused else []
-    if len({group.start for group in used}) > 1:
+    if successive(used):
         notes.append(SUCCESSIVE)
     if len(items) > len(used):
         notes.append(f"{len(items) - len(used)} of {len(items)} waveform groups not used")
