@@ -263,11 +263,13 @@ def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, FoldColum
     """
     found: dict[str, FoldColumn] = {}
     for name in columns:
-        named = "fold" in name.casefold()
-        folds = read_folds(name, columns[name], named) if is_fold_column(name) or is_set_column(name) else None
-        if folds is not None and is_set_column(name) and not folds.numbers_splits:
+        is_set, named = is_set_column(name), "fold" in name.casefold()
+        if not is_set and not is_fold_column(name):
             continue
-        if folds is not None and (folds.count >= 2 if named else 3 <= folds.count <= MOST_NAMES):
+        folds = read_folds(name, columns[name], named)
+        if folds is None or (is_set and not folds.numbers_splits):
+            continue
+        if folds.count >= 2 if named else 3 <= folds.count <= MOST_NAMES:
             equal = any((one.numbers, one.damaged) == (folds.numbers, folds.damaged) for one in found.values())
             found |= {} if equal else {name: folds}
     return found

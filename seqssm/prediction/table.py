@@ -190,9 +190,8 @@ def scan(path: Path) -> Iterator[tuple[int, int, int]]:
                 return
             magic, batch, length, checksum = HEAD.unpack(head)
             offset = file.tell()
-            whole = (
-                magic == MAGIC and 0 < length <= size - offset
-            )  # zeros after the magic would pass the test of the sum
+            # zeros after the magic, as a power failure leaves them, would pass the test of the sum
+            whole = magic == MAGIC and 0 < length <= size - offset
             if not whole or zlib.crc32(file.read(length)) != checksum:
                 return
             yield batch, offset, length

@@ -64,7 +64,8 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
             raise InputError("has no usable time increment, so its sampling rate is unknown", file=path)
         values: dict[str, np.ndarray] = {}
         for one in used:
-            values = {**values, **{lead: row for lead, row in one.values(path).items() if lead not in values}}
+            for lead, row in one.values(path).items():
+                values.setdefault(lead, row)
         table = stacked(list(values.values()), list(values), path)
         age, sex, who = _patient(root)
     unused = [name for one in used for name in one.found.unused]
