@@ -71,8 +71,8 @@ def read_folds(table: Table, name: str | None) -> FoldColumn | None:
 
 def read_splits(
     table: Table, name: str | None, folds: FoldColumn | None, flags: Mapping[str, str] | None, used: Collection[str]
-) -> list[str] | None:
-    """Return the split of each row; None if no column holds it. Columns that may hold it are reported.
+) -> tuple[list[str] | None, str]:
+    """Return the split of each row, None if no column holds it, and another column of splits, which is not read.
 
     Args:
         table: the table.
@@ -86,22 +86,18 @@ def read_splits(
     """
     option = (flags or {}).get("split", "split_column")
     if name == NO_COLUMN:
-        return None
+        return None, ""
     column = find_column(table, name, ("split",), "split", flags, needed=False)
     if folds is not None and folds.decides and column == folds.name:
-        return None
+        return None, ""
     if column is None:
         others = [one for one in _named(table) if one not in used and (folds is None or one != folds.name)]
         other = split_column(table, others)
         named = [one for one in others if one.lower() in ("set", "subset", "partition") or split_of_flag(one)]
-        if other is not None:
-            table.notes.append(
-                f"column {other} holds splits and is not used; {option} {other} uses it in fit, not in kfold"
-            )
-        elif named:
+        if other is None and named:
             how = "its flags are used by" if split_of_flag(named[0]) else "if it has train, valid and test,"
             table.notes.append(f"column {named[0]} is not used; {how} {option} {named[0]} in fit, not in kfold")
-        return None
+        return None, other or ""
     found = []
     for row, cell in enumerate(table.frame[column]):
         split = split_of_cell(cell, column)
@@ -112,7 +108,7 @@ def read_splits(
             )
             raise InputError(message, file=table.path, place=table.place(row, column))
         found.append(split)
-    return found
+    return found, ""
 
 
 def patients_note(table: Table, flags: Mapping[str, str] | None) -> list[str]:

@@ -79,6 +79,7 @@ class Labelled:
         problems: row -> why its letters cannot be used; the row's sequence is empty.
         numbered: whether the ids are the numbers of the lines.
         folds: the column of folds; None if the file has none.
+        unread: another column of splits than ``split``, which no option names; empty if there is none.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class Labelled:
     problems: dict[int, str] = field(default_factory=dict)
     numbered: bool = False
     folds: FoldColumn | None = None
+    unread: str = ""
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -113,7 +115,7 @@ class Labelled:
         return Labelled(
             self.path, self.target, of(self.ids), of(self.sequences), truth, self.classes, of(self.splits),
             of(self.groups), of(self.places), self.notes, numbered=self.numbered,
-            folds=None if self.folds is None else self.folds.rows(chosen.tolist()),
+            folds=None if self.folds is None else self.folds.rows(chosen.tolist()), unread=self.unread,
         )  # fmt: skip
 
     def of_split(self, split: str) -> Labelled:
@@ -292,13 +294,13 @@ def _of_table(
         table = table.rows(np.array([row not in bad for row in range(len(table))]))
     ids = find_column(table, columns.id, ID, "id", flags, needed=False)
     places = [table.place(row) for row in range(len(table))]
-    folds, splits = None, None
+    folds, splits, unread = None, None, ""
     if invalid != "keep":
         folds = read_folds(table, columns.split)
         used = {sequence, ids, columns.group, *labels} - {None}
         if columns.split in {sequence, *labels}:
             raise InputError(f"--data.split_column {columns.split}: the column has another meaning", file=table.path)
-        splits = read_splits(table, columns.split, folds, flags, used)
+        splits, unread = read_splits(table, columns.split, folds, flags, used)
         table.notes += [] if columns.group else patients_note(table, flags)
     notes = [note for note in table.notes if not note.startswith("columns separated by")]
     cells = table.frame[sequence]
@@ -318,6 +320,7 @@ def _of_table(
         problems,
         ids is None,
         folds,
+        unread,
     )
     if table.dialect.kind == "xlsx" and (cells.str.len() == EXCEL_CELL).any():
         message = f"a sequence of {EXCEL_CELL} letters, the limit of Excel cells; save the table as CSV or Parquet"

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from seqssm.errors import InputError
-from seqssm.files.folds import unused_folds
+from seqssm.files.folds import several_columns, unused_folds
 from seqssm.training.sizes import require_count
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import Interval, whole_contigs
@@ -193,19 +193,16 @@ def split_labelled(
         Description of the split, for the user.
 
     Raises:
-        InputError: the file has folds of another number, or rows without one.
+        InputError: the file has folds of another number, or rows without one; or folds or splits that no option uses.
     """
     count = len(found)
-    if folds is None and found.folds is not None:
-        name, most = found.folds.name, found.folds.count
-        if found.folds.decides and found.splits is None:
-            advice = (
-                f"run kfold --folds {most}, or pass --data.folds {most} --data.fold K, or --data.split_column none "
-            )
-            message = f"column {name} holds folds ({found.folds.span()}): "
-            raise InputError(f"{message}{found.folds.for_folds(advice + 'for a random split')}", file=found.path)
+    if folds is None and found.splits is None:
+        _require_no_split(found)
+    elif folds is None and found.folds is not None:
         advice = "kfold --folds {count} uses it" + (" with --data.split_column {column}" if found.folds.others else "")
         found.notes += unused_folds([found.folds], advice)
+    elif found.unread:
+        found.notes.append(f"column {found.unread} holds splits and is not used, as there are folds")
     splits = np.array(found.splits if found.splits is not None else ["train"] * count, dtype=object)
     if folds is not None:
         part = dealt(found, np.arange(count), folds, seed) if found.folds is None else own_folds(found, folds)
@@ -228,6 +225,22 @@ def split_labelled(
         together = "groups" if found.groups else "equal sequences"
         how += f" ({together} stay together)"
     return how
+
+
+def _require_no_split(found: Labelled) -> None:
+    """Raise InputError if a column says how to split the rows, which would be split at random."""
+    at_random = "--data.split_column none for a random split"
+    own = found.folds
+    if own is not None and own.others:
+        raise InputError(several_columns([own.name, *own.others], own.cells.values()), file=found.path)
+    if own is not None:
+        named = f" --data.split_column {own.name}" if own.numbers_splits and not own.decides else ""
+        advice = f"run kfold --folds {own.count}{named}, or pass --data.folds {own.count} --data.fold K{named}, "
+        message = f"column {own.name} holds folds ({own.span()}): {own.for_folds(advice + 'or ' + at_random)}"
+        raise InputError(message, file=found.path)
+    if found.unread:
+        message = f"column {found.unread} holds splits: pass --data.split_column {found.unread}, or {at_random}"
+        raise InputError(message, file=found.path)
 
 
 def by_position(found: Labelled, val: int, test: int) -> None:

@@ -18,20 +18,18 @@ def test_the_folds_of_a_table_are_those_of_kfold(write, name):
     """`kfold` drew random folds beside them."""
     rows = [(letters(20, k), "ab"[k % 2], 1 + k // 2 % 3) for k in range(24)]
     path = write(csv(rows, f"sequence,label,{name}"), "a.csv")
-    what = f"column {name} holds folds (1 to 3) and is not used for the split; kfold --folds 3 uses it"
-    found = read_labelled(path)
-    split_labelled(found, 0.1, 0.1, 0)
-    assert what in found.notes
+    refused = rf"column {name} holds folds \(1 to 3\): run kfold --folds 3, or pass"
+    with pytest.raises(InputError, match=refused):
+        split_labelled(read_labelled(path), 0.1, 0.1, 0)
     found = read_labelled(path)
     assert f"test fold 2 of 3, 3 in the column {name}" in split_labelled(found, 0.1, 0.1, 0, 2, 3)
-    assert what not in found.notes
     assert [split == "test" for split in found.splits] == [row[2] == 3 for row in rows]
     with pytest.raises(InputError, match=f"column {name} has 3 folds, not 4: use --data.folds 3, or pass"):
         require_folds(read_labelled(path), 4)
     drawn = read_labelled(path, columns=LabelColumns(split="none"))
     assert "at random" in split_labelled(drawn, 0.1, 0.1, 0, 2, 3)
     named = read_labelled(path, columns=LabelColumns(split=name))
-    with pytest.raises(InputError, match=rf"column {name} holds folds \(1 to 3\): run kfold --folds 3, or pass"):
+    with pytest.raises(InputError, match=refused):
         split_labelled(named, 0.1, 0.1, 0)
 
 
@@ -48,8 +46,8 @@ def test_folds_that_cannot_be_used(write, tmp_path):
     found = read_labelled(write(csv(rows, "sequence,label,fold,outer_fold"), "c.csv"))
     with pytest.raises(InputError, match=r"the columns fold and outer_fold hold folds: choose one with --data.split_"):
         require_folds(found, 3)
-    split_labelled(found, 0.1, 0.1, 0)
-    assert any("the columns fold and outer_fold hold folds and are not used" in note for note in found.notes)
+    with pytest.raises(InputError, match="the columns fold and outer_fold hold folds: choose one"):
+        split_labelled(found, 0.1, 0.1, 0)
     chosen = read_labelled(tmp_path / "c.csv", columns=LabelColumns(split="outer_fold"))
     assert "test fold 3 of 4, 3 in the column outer_fold" in split_labelled(chosen, 0.1, 0.1, 0, 3, 4)
 
@@ -106,6 +104,37 @@ def test_what_folds_replace_is_said(write):
     assert "column patient_id is not used; group_column patient_id keeps the rows of a patient_id in one split" in (
         found.notes
     )
+
+
+def test_folds_beside_splits_are_reported(write):
+    rows = [(letters(20, k), "ab"[k % 2], k // 2 % 3, ("train", "test")[k % 5 == 0]) for k in range(24)]
+    found = read_labelled(write(csv(rows, "sequence,label,fold,split"), "a.csv"))
+    assert split_labelled(found, 0.1, 0.1, 0).startswith("as in the file")
+    assert "column fold holds folds (0 to 2) and is not used for the split; kfold --folds 3 uses it" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "advice"),
+    [
+        (
+            "set",
+            "012",
+            "set holds folds .0 to 2.: if 0 to 2 are splits, .* run kfold --folds 3 --data.split_column set",
+        ),
+        ("set", ("train", "val", "test"), "column set holds splits: pass --data.split_column set, or --data.split_col"),
+        ("is_train", "10", "column is_train holds splits: pass --data.split_column is_train"),
+    ],
+)
+def test_no_random_split_in_place_of_that_of_the_table(write, name, cells, advice):
+    """A note was printed, and the split was random."""
+    rows = [(letters(20, k), "ab"[k % 2], cells[k // 2 % len(cells)]) for k in range(24)]
+    path = write(csv(rows, f"sequence,label,{name}"), "a.csv")
+    with pytest.raises(InputError, match=advice):
+        split_labelled(read_labelled(path), 0.1, 0.1, 0)
+    if cells != "012":
+        found = read_labelled(path)
+        assert "test fold 0 of 3, at random" in split_labelled(found, 0.1, 0.1, 0, 0, 3)
+        assert f"column {name} holds splits and is not used, as there are folds" in found.notes
 
 
 @pytest.mark.parametrize("cell", ["{}.37", "x", "{}%"])
