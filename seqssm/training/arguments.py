@@ -13,6 +13,7 @@ from seqssm.domain import Domain, resolve
 from seqssm.errors import InputError, nearest
 from seqssm.training import migration, networks
 from seqssm.training.lists import item_type, list_value, option_types
+from seqssm.training.presets import OnceLoader
 
 SECTIONS = ("model", "data")
 DATA_SET = "dataset"  # the option of a data module that names a registered set
@@ -242,12 +243,19 @@ class Arguments:
 
 
 def _value(word: str | None) -> Any:
-    """Return the value of a flag; what is not YAML (``%d.%m.%Y``, ``@home``) is a string."""
+    """Return the value of a flag; what is not YAML (``%d.%m.%Y``, ``@home``) is a string.
+
+    Raises:
+        InputError: a mapping has a key twice.
+    """
     if not word:
         return word
     try:
-        return yaml.safe_load(word)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        return yaml.load(word, Loader=OnceLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = str(getattr(error, "problem", ""))
+        if problem.startswith("has the duplicate key "):
+            raise InputError(f"{word}: {problem}") from None
         return word
 
 

@@ -23,7 +23,7 @@ from seqssm.bounds import SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.files.disk import require_no_pipes
 from seqssm.files.notes import note
-from seqssm.training.lists import require_no_blanks
+from seqssm.training.lists import require_distinct, require_no_blanks
 from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
 
@@ -239,6 +239,7 @@ class DataModule(LightningDataModule):
         for name, bounds in self.limits.items():
             bounds.require(f"--data.{name}", self.hparams[name])
         require_no_blanks("--data.", type(self), self.hparams)
+        require_distinct("--data.", type(self), self.hparams)
         require_no_pipes(self.hparams.values())
         self.batch_size, self.num_workers, self.seed, self.root = batch_size, num_workers, seed, root
 

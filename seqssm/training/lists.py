@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -94,6 +95,22 @@ def require_no_blanks(prefix: str, cls: Any, values: Mapping[str, Any]) -> None:
         given = value if isinstance(value, list | tuple) else [value]
         if item_type(kinds.get(name)) is not None and any(isinstance(one, str) and not one.strip() for one in given):
             raise InputError(f"{prefix}{name} {value!r}: a value is empty; expected values, as in A,B or A B")
+
+
+def require_distinct(prefix: str, cls: Any, values: Mapping[str, Any]) -> None:
+    """Raise InputError for a name that a list option has twice: the label, series or file would be read twice.
+
+    Args:
+        prefix: beginning of the flags, ``--data.``.
+        cls: the data module.
+        values: its options, by name.
+    """
+    kinds = option_types(cls)
+    for name, value in values.items():
+        if str in _members(item_type(kinds.get(name))) and isinstance(value, list | tuple):
+            twice = next((one for one, count in Counter(map(str, value)).items() if count > 1), None)
+            if twice is not None:
+                raise InputError(f"{prefix}{name}: {twice} appears twice")
 
 
 def plain_options(section: str, options: Mapping[str, Any]) -> dict[str, Any]:

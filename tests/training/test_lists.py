@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from seqssm.domain import Domain, Option, domains, resolve, split_list
 from seqssm.errors import InputError
 from seqssm.training import presets
-from seqssm.training.arguments import Arguments, split_flags
+from seqssm.training.arguments import Arguments, Flag, split_flags
 from seqssm.training.lists import item_type, list_value, option_types
 
 
@@ -90,6 +90,19 @@ def test_an_empty_value_of_a_config_or_from_python(value):
 
     with pytest.raises(InputError, match=re.escape(f"--data.columns {value!r}: a value is empty")):
         ForecastingData(file="x.csv", columns=value)
+
+
+def test_a_name_that_is_given_twice_is_refused():
+    """The label, series or target was trained twice, or the last kind of a target was taken."""
+    from seqssm_dna.sequences import SequenceData
+    from seqssm_forecasting.data import ForecastingData
+
+    with pytest.raises(InputError, match=r"^--data\.columns: OT appears twice$"):
+        ForecastingData(file="x.csv", columns=["OT", "HUFL", "OT"])
+    with pytest.raises(InputError, match=r"^--data\.label_columns: EGFR appears twice$"):
+        SequenceData("x.csv", target="labels", label_columns=["EGFR", "EGFR"])
+    with pytest.raises(InputError, match=r"KRAS: regression}: has the duplicate key 'KRAS'$"):
+        Arguments(domains()["pathology"], [], [Flag("--data.targets", "{KRAS: classification, KRAS: regression}")])
 
 
 def test_other_options_take_one_value(tmp_path, monkeypatch):
