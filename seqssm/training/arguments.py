@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -17,6 +18,12 @@ from seqssm.training.presets import OnceLoader
 
 SECTIONS = ("model", "data")
 DATA_SET = "dataset"  # the option of a data module that names a registered set
+
+
+def given_values(words: Sequence[str]) -> dict[str, str]:
+    """Return the value of each option in a list of words, ``--a 1`` or ``--a=1``; the last one counts."""
+    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return {flag: value for flag, value in pairwise(parts) if flag.startswith("--")}
 
 
 @dataclass

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from seqssm.metrics.summary import summarise
 from seqssm.training import origin
 from seqssm.training import presets as configs
 from seqssm.training import run as runs
+from seqssm.training.arguments import given_values
 from seqssm.training.cells import Cell, tested_before
 from seqssm.training.networks import CHOICE
 from seqssm.training.run_folder import CONFIG, FOLDS, LAST, PLAN, RunFolder
@@ -98,6 +98,7 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
     require_writable(folder.path)
     require_models(domain, folder, cells, study)
     require_folds(domain, folder, cells, study)
+    require_runs(domain, folder, cells, study)
     with folder.lock():
         content = {"config": texts, "overrides": study.overrides, "folds": study.folds, "windows": study.windows}
         moved = prepare(folder, content, study.resume, origin.flags_of_files(contents))
@@ -152,12 +153,6 @@ def plan(domain: Domain, study: Study, contents: list[dict[str, Any]]) -> list[C
         folds = list(range(int(study.windows)))
     kind = "fold" if study.windows is None else "window"
     return [Cell(model, fold, seed, kind) for fold in folds for seed in seeds for model in models]
-
-
-def given_values(words: Sequence[str]) -> dict[str, str]:
-    """Return the value of each option in a list of words, ``--a 1`` or ``--a=1``; the last one counts."""
-    parts = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    return {flag: value for flag, value in pairwise(parts) if flag.startswith("--")}
 
 
 def require_choices(domain: Domain, models: list[str], overrides: Sequence[str]) -> None:
@@ -241,6 +236,31 @@ def require_folds(domain: Domain, folder: RunFolder, cells: list[Cell], study: S
         with contextlib.redirect_stderr(io.StringIO()), quiet():  # printed when the first fold is trained
             built = build_cell(domain, RunFolder(folder.path / left[0].place()), left[0], study)
             built.datamodule.require_folds(folds)
+
+
+def require_runs(domain: Domain, folder: RunFolder, cells: list[Cell], study: Study) -> None:
+    """Rehearse the first run of each model that is not begun; models with equal options of the data read them once.
+
+    Fits of several processes set up their models when they are started.
+
+    Raises:
+        InputError: a model cannot be trained or tested, before the others are trained for hours.
+    """
+    from seqssm.training.rehearsal import require_trainable
+
+    several = needs_processes(study.configs, domain, study.overrides)
+    seen: set[str] = set()
+    read: dict[str, Any] = {}
+    for cell in cells:
+        run = RunFolder(folder.path / cell.place())
+        if cell.model in seen or (study.resume and (run.read_json().get("test") or (run.path / LAST).is_file())):
+            continue
+        seen.add(cell.model)
+        with contextlib.redirect_stderr(io.StringIO()):
+            built = build_cell(domain, run, cell, study)
+        data = read.setdefault(repr(sorted(built.datamodule.hparams.items())), built.datamodule)
+        untrained = several or cell.model in [baseline.name for baseline in domain.baselines]
+        require_trainable(built, data, trained=not untrained)
 
 
 def require_same_data(domain: Domain, folder: RunFolder, cells: list[Cell], study: Study, moved: Sequence[str]) -> None:

@@ -229,6 +229,32 @@ def test_options_that_one_model_rejects_are_detected_before_any_training(toy, ca
     assert not Path("study").exists()
 
 
+def test_a_later_model_that_cannot_be_set_up_is_refused_before_the_first_is_trained(toy, monkeypatch, capsys):
+    from seqssm_toy.task import ToyTask
+
+    setup = ToyTask.setup
+
+    def refuse(self, stage):
+        setup(self, stage)
+        if self.hparams["d_model"] == 16:
+            raise InputError("not for these data")
+
+    monkeypatch.setattr(ToyTask, "setup", refuse)
+    assert main([*STUDY, "--models", "net,wide", "--seeds", "1,2"]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.strip()) == ("", "seqssm: not for these data")
+    assert not Path("study").exists()
+    assert main([*STUDY, "--models", "net", "--seeds", "1,2"]) == 0
+    assert main([*STUDY, "--models", "wide", "--resume"]) == 2
+    assert len(folds()) == 2
+
+
+def test_a_study_without_test_records_is_refused_before_it_is_trained(toy, capsys):
+    assert main([*STUDY, "--data.rows", "1", "--models", "mean"]) == 2
+    assert capsys.readouterr().err.strip() == "seqssm: the data set has no test part"
+    assert not Path("study").exists()
+
+
 def test_torchrun_is_refused(toy, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(STUDY) == 2

@@ -74,6 +74,13 @@ def metrics_of(run):
 # -- pretraining -------------------------------------------------------------------------------------------------------
 
 
+def test_kfold_without_test_records_is_refused_before_it_is_trained(tmp_path, genome, capsys):
+    command = ["dna", "kfold", "--config", "tiny", *tiny(genome, "--data.test_fraction", "0")]
+    assert main([*command, "--output", str(tmp_path / "study")]) == 2
+    assert capsys.readouterr().err.strip() == "seqssm: the data set has no test part"
+    assert not (tmp_path / "study").exists()
+
+
 def test_causal_pretraining_on_the_users_fasta(tmp_path, genome, capsys):
     run = fit(tmp_path, "tiny", *tiny(genome, "--data.context_warmup", "{0: 32}"))
     printed = capsys.readouterr().out

@@ -126,6 +126,23 @@ def test_kfold_compares_trained_and_untrained_models(my_csv, tmp_path):
     assert float(rows["smamba"]["mse"]) == pytest.approx(float(rows["smamba_reference"]["mse"]), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("--data.static_file", "--model.network dlinear does not support"), ("--model.init_from", "contains no weight")],
+)
+def test_kfold_refuses_a_later_model_before_the_first_is_trained(my_csv, trained, tmp_path, capsys, flag, words):
+    from .conftest import SMALL
+
+    series = open(my_csv, encoding="utf-8").readline().strip().split(",")[1:]  # noqa: SIM115
+    static = tmp_path / "static.csv"
+    static.write_text("unique_id,size\n" + "".join(f"{name},{k}\n" for k, name in enumerate(series)), encoding="utf-8")
+    command = ["forecasting", "kfold", "--config", "smamba", "--data.file", str(my_csv), *SMALL]
+    command += [flag, str(static if flag == "--data.static_file" else trained)]
+    assert main([*command, "--models", "smamba,dlinear", "--output", str(tmp_path / "study")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
 # -- predict -----------------------------------------------------------------------------------------------------------
 
 

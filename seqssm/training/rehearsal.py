@@ -1,0 +1,54 @@
+"""Rehearsal of a fit: whether it can begin and has records to test, checked without training a batch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from typing import TYPE_CHECKING
+
+from seqssm.errors import InputError
+from seqssm.files.notes import quiet
+from seqssm.training.callbacks import OnFitStart
+from seqssm.training.supervision import supervised
+
+if TYPE_CHECKING:
+    from seqssm.training.data import DataModule
+    from seqssm.training.lightning_cli import TrainingCLI
+
+NO_TEST = "the data set has no test part"
+
+
+class _BegunError(Exception):
+    """Raised where the first epoch would begin."""
+
+
+def require_trainable(cli: TrainingCLI, data: DataModule, trained: bool = True) -> None:
+    """Read the data and set up the model, as a fit and the test after it would; what they print is left out.
+
+    Args:
+        cli: model and trainer of the fit, which are not to be used afterwards; the trainer has one process.
+        data: data module of the fit, or one with equal options that has read them already.
+        trained: whether there is a fit, otherwise only the data are read.
+
+    Raises:
+        InputError: as the fit or the test would.
+    """
+    printed = (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()))
+    with contextlib.ExitStack() as stack:
+        for one in (*printed, quiet(), warnings.catch_warnings()):
+            stack.enter_context(one)
+        if trained:
+            cli.trainer.loggers, cli.trainer.callbacks = [], [OnFitStart(_stop)]  # type: ignore[attr-defined]
+            with supervised(cli.trainer), contextlib.suppress(_BegunError):
+                cli.trainer.fit(cli.model, datamodule=data, weights_only=True)
+        else:
+            data.prepare_data()
+            data.setup("fit")
+        data.setup("test")
+        if not data.test_dataloader():
+            raise InputError(NO_TEST)
+
+
+def _stop() -> None:
+    raise _BegunError
