@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -52,6 +53,28 @@ def test_records_that_the_other_model_was_trained_on_are_reported(numbered, caps
     assert notes("same") == [], "the same split"
     assert main(["report", "second"]) == 0
     assert "the figures of the test are too good" in Path("second/report.html").read_text()
+
+
+@pytest.mark.parametrize("option", ["--model.init_from", "--model.teacher"])
+def test_models_before_the_other_model_are_followed(numbered, capsys, option):
+    """Two fits from one model had the figures of a third one without a word."""
+    other = ["--data.folds", "4", "--data.fold", "2"]
+    assert main([*FIT, *other, option, "first", "--output", "second"]) == 0
+    Path("elsewhere").mkdir()
+    with contextlib.chdir("elsewhere"):  # the path `first` belongs to the folder of the second run
+        assert main([*FIT, *other, "--model.init_from", "../second", "--output", "../third"]) == 0
+        name = f"{option} ../first (of ../second/best.ckpt)"
+        assert f"warning: the model of {name} was trained on 15 of 15 test records" in capsys.readouterr().out
+    assert len(notes("third")) == 1
+    shutil.rmtree("first")
+    shutil.copytree("second", "first")  # each of the two now names the other one, or itself
+    assert main([*FIT, *other, "--model.init_from", "first", "--output", "fourth"]) == 0
+    assert notes("fourth") == []
+    shutil.rmtree("first")
+    capsys.readouterr()
+    assert main([*FIT, *other, "--model.init_from", "second", "--output", "fifth"]) == 0
+    line = f"{option} first (of second/best.ckpt): overlap with its training records was not checked (no such"
+    assert line in capsys.readouterr().out
 
 
 def test_an_unknown_split_is_reported(numbered, capsys):
