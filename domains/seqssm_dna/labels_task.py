@@ -61,6 +61,7 @@ class SequenceLabels(ClassTask, GenomeTask):
     only_with: ClassVar[Mapping[str, Callable[[Any], bool]]] = {"echo": lambda network: network.causal}
     metrics = (*metrics.CLASSES, *metrics.REGRESSION)
     head: ClassVar[tuple[str, ...]] = ("head",)
+    fitted: ClassVar[tuple[str, ...]] = ("center", "scale")
     linked_args: ClassVar[tuple[str, ...]] = ("context", "target")
     target_args: ClassVar[tuple[str, ...]] = ("target",)
     inferred_args: ClassVar[tuple[str, ...]] = ("classes", "context")
@@ -158,7 +159,7 @@ class SequenceLabels(ClassTask, GenomeTask):
         """
         own = ("network.", "head.")
         plain = resized(super().adapt_weights(weights), len(self.vocabulary))
-        kept = {name: value for name, value in plain.items() if name not in ("center", "scale")}
+        kept = {name: value for name, value in plain.items() if name not in self.fitted}
         return {name if name.startswith(own) else f"network.{name}": value for name, value in kept.items()}
 
     def on_fit_start(self) -> None:

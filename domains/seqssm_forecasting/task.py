@@ -53,6 +53,7 @@ class ForecastingTask(Task):
     unit_values: ClassVar[tuple[str, ...]] = ("mean", "std")
     inferred_args: ClassVar[tuple[str, ...]] = ("static",)
     head: ClassVar[tuple[str, ...]] = ("head", "network.head")
+    fitted: ClassVar[tuple[str, ...]] = ("linear", "weights")  # of a blend
     assumed: ClassVar[Mapping[str, Any]] = {"lookback": 1, "horizon": 1}
     limits: ClassVar[Mapping[str, Bounds]] = {"lookback": STEPS, "horizon": STEPS, "static": Bounds(0, 2**31 - 1)}
 
@@ -105,8 +106,12 @@ class ForecastingTask(Task):
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Take the weights of the network from a model with or without a blend."""
-        alone = {name.removeprefix("network."): value for name, value in super().adapt_weights(weights).items()}
-        return alone if self.blend is None else {f"network.{name}": value for name, value in alone.items()}
+        own, inner = super().adapt_weights(weights), "network."
+        if self.blend is None:
+            return {name.removeprefix(inner): value for name, value in own.items()}
+        if any(name.startswith(inner) for name in own):  # the other members of a blend are fitted again
+            return {name: value for name, value in own.items() if name.startswith(inner)}
+        return {f"{inner}{name}": value for name, value in own.items()}
 
     def _require_inputs(self, argument: str, given: Any, option: str) -> None:
         """Reject inputs that the chosen network does not support."""

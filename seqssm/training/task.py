@@ -91,6 +91,8 @@ class Task(LightningModule):
     """Scores of test and validation."""
     head: ClassVar[tuple[str, ...]] = ("head",)
     """Names of the modules in `self.model` that belong to the head and not to the backbone."""
+    fitted: ClassVar[tuple[str, ...]] = ()
+    """Names of modules and buffers in `self.model` that a fit sets from its data, whatever `init_from` has."""
     limits: ClassVar[Mapping[str, Bounds]] = {
         "learning_rate": Bounds(0, 100),
         "weight_decay": Bounds(0, 1000),

@@ -37,7 +37,9 @@ def warm_start(task: Any, path: str | Path) -> None:
         name.removeprefix("model."): value for name, value in content["state_dict"].items() if name.startswith("model.")
     }
     source = task.adapt_weights(source)
-    target = task.model.state_dict()
+    whole = task.model.state_dict()
+    computed = [name for name in whole if any(name == one or name.startswith(one + ".") for one in task.fitted)]
+    target = {name: value for name, value in whole.items() if name not in computed}
     fitting = {name: value for name, value in source.items() if name in target and value.shape == target[name].shape}
     entry = content["seqssm"]
     other = differing(task, entry["hparams"])
@@ -46,7 +48,7 @@ def warm_start(task: Any, path: str | Path) -> None:
         raise InputError(f"contains no weight that fits this model by name and shape{why}", file=path)
     task.model.load_state_dict(fitting, strict=False)
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        for line in summary(path, source, target, fitting, other):
+        for line in summary(path, source, target, fitting, other, computed):
             print(line)
     if entry["domain"] == task.domain and any(task.trains(name) for name in fitting):
         data = None if task._trainer is None else task._trainer.datamodule
@@ -62,21 +64,24 @@ def summary(
     target: Mapping[str, Tensor],
     fitting: Mapping[str, Tensor],
     other: Sequence[str],
+    computed: Sequence[str] = (),
 ) -> list[str]:
     """Return the lines about a warm start.
 
     Args:
         path: the checkpoint.
         source: weights of the checkpoint, by name.
-        target: weights of the model.
+        target: weights of the model, without those in `computed`.
         fitting: weights that are loaded.
         other: result of `differing`.
+        computed: names of the model's weights that the fit sets from its data.
     """
     lines = [f"warm start from {path}"]
     for title, names in (
         ("loaded", list(fitting)),
         ("new", [name for name in target if name not in fitting]),
         ("unused", [name for name in source if name not in fitting]),
+        *([("set by the fit", computed)] if computed else []),
     ):
         listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
         lines.append(f"  {title}: {len(names)}" + (f" ({listed})" if names else ""))

@@ -288,7 +288,9 @@ def test_a_pretrained_network_is_loaded_frozen_or_with_adapters(tmp_path, genome
     base = fit(tmp_path, "tiny", *tiny(genome, *shape), name="base")
     network = ("--model.network", "hybrid", *shape, "--model.echo", "same", "--model.init_from", str(base))
     frozen = fit(tmp_path, "ecoli_promoters", *labelled(table, *network, "--model.freeze", "backbone"), name="frozen")
-    assert "unused: 1 (network.lm_head.weight)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "unused: 1 (network.lm_head.weight)" in printed
+    assert "set by the fit: 2 (center, scale)" in printed
     before, after = (read_checkpoint(run)["state_dict"] for run in (base, frozen))
     shared = [name for name in before if f"model.network.{name.removeprefix('model.')}" in after]
     assert len(shared) == len(before) - 1  # all but the head

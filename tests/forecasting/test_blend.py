@@ -92,6 +92,22 @@ def test_the_network_is_trained_as_without_the_blend(trained, my_csv, tmp_path):
     assert weights.min() >= 0
 
 
+@pytest.mark.parametrize("blend", ["true", "false"])
+def test_a_warm_start_takes_the_network_and_says_so(trained, my_csv, tmp_path, capsys, blend):
+    """The weights and DLinear of a blend, which are fitted again, were called new and, with other names, unused."""
+    command = ["forecasting", "fit", "--config", "smamba", "--data.file", str(my_csv), *SMALL]
+    command += ["--model.init_from", str(trained), "--model.blend", blend, "--output", str(tmp_path / "next")]
+    assert main([*command, "--trainer.max_epochs", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [name.removeprefix("model.") for name in checkpoint.read_checkpoint(trained)["state_dict"]]
+    others = [name for name in names if not name.startswith("network.")]
+    listed = f"{len(others)} ({', '.join(others)})"
+    assert any(line.startswith(f"  loaded: {len(names) - len(others)} (") for line in lines)
+    assert "  new: 0" in lines
+    assert ("  unused: 0" if blend == "true" else f"  unused: {listed}") in lines
+    assert (f"  set by the fit: {listed}" in lines) == (blend == "true")
+
+
 def test_the_tables_show_the_blend_its_members_and_its_weights(trained):
     test = json.loads((trained / "metrics.json").read_text())["test"]
     rows = {row["model"]: row["mse"] for row in test["tables"][0]["rows"]}
