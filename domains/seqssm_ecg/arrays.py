@@ -10,7 +10,7 @@ import numpy as np
 
 from seqssm.errors import InputError, no_such_file
 from seqssm.files.content import DAMAGED
-from seqssm_ecg.clock import MOST, Clock, agreed, place_of
+from seqssm_ecg.clock import MOST, Clock, agreed, places_of, timed
 from seqssm_ecg.csv_tables import Head, csv_blocks, read_head, text_line
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.hospital.common import factor_of
@@ -66,10 +66,13 @@ def open_array(path: Path, reading: Reading) -> Recording:
     Raises:
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
     """
-    shape, head, clock = _described(path)
-    spec, notes = (reading.array, []) if clock is None else clock.timed(reading.array, path)
+    shape, head, clocks = _described(path)
+    spec, notes = timed(clocks, reading.array, path)
     if head is not None and head.rate_hz is not None:
         spec = replace(spec, rate_hz=agreed(head.rate_hz, spec.rate_hz, "header block", path))
+    if head is not None and head.names is not None and spec.leads is None and len(head.names) != shape[1]:
+        message = f"{shape[1]} values for {len(head.names)} named columns; numbers with decimal commas need quotes"
+        raise InputError(message, file=path, place=f"line {head.lines + 1}")
     found = Layout.of(shape, None if head is None else head.names, reading.lead_map, spec, path)
     source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.turned, head)
     return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=[*found.notes, *notes])
@@ -168,12 +171,12 @@ def _names(shape: tuple[int, ...], names: tuple[str, ...] | None, path: Path) ->
     return names
 
 
-def _described(path: Path) -> tuple[tuple[int, int], Head | None, Clock | None]:
-    """Return (shape of the table, lines before its samples or None, its column of times or None).
+def _described(path: Path) -> tuple[tuple[int, int], Head | None, list[Clock]]:
+    """Return (shape of the table, lines before its samples or None, its columns of times).
 
     A cell of a table may be a person's name or date of birth, and appears in no message.
     """
-    head, names, clock = None, None, None
+    head, names, clocks = None, None, []
     try:
         if path.suffix.lower() == ".npy":
             table = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -181,15 +184,16 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, Clock | None]:
         else:
             head = read_head(path)
             names = head.names
-            place, samples, columns = place_of(names), 0, 0
+            places, samples, columns = places_of(names), 0, 0
             times: list[np.ndarray] = []
             for block in csv_blocks(path, head, BLOCK):
-                if place is not None and samples < MOST:
-                    times.append(block[place].copy())
+                if samples < MOST:
+                    times.append(block[[place for place in places if place < len(block)]])
                 columns, samples = block.shape[0], samples + block.shape[1]
             shape, dtype = (samples, columns), np.dtype(float)
-            if names is not None and place is not None and times:
-                clock = Clock(names[place], np.concatenate(times)[:MOST])
+            if names is not None and times:
+                values = np.concatenate(times, axis=1)[:, :MOST]
+                clocks = [Clock(names[place], own) for place, own in zip(places, values)]
     except FileNotFoundError:
         raise no_such_file(path) from None
     except OSError as error:
@@ -200,7 +204,7 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, Clock | None]:
         why = " ".join(str(error).split())[:120]
         if "pickle" in why:  # numpy's message advises to unpickle the file, which would run its code
             why = "no numbers, or corrupt"
-        if head is not None and "could not convert" in why:
+        if head is not None and "convert" in why:
             if names is not None and not any(canonical(name) for name in names):
                 advice = "pass the recordings that it lists, or their folder"
                 raise InputError(f"is a table with text, not a signal; {advice}", file=path) from None
@@ -208,13 +212,13 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, Clock | None]:
             why = (
                 f"{'a line' if line is None else f'line {line}'} has text instead of a number, or another decimal mark"
             )
-            if place_of(names) is not None:
+            if places_of(names):
                 why += "; if the column of times has text, leave it out and give the sampling rate"
         raise InputError(f"is not a readable array: {why}", file=path) from None
     if len(shape) != 2 or dtype.kind not in "fiu" or 0 in shape:
         how = "; one lead is stored as (1, samples)" if len(shape) == 1 else ""
         raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}{how}", file=path)
-    return shape, head, clock
+    return shape, head, clocks
 
 
 def _npy_blocks(path: Path, size: int, turned: bool) -> Iterator[np.ndarray]:

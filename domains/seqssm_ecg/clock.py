@@ -30,9 +30,9 @@ MOST = 1_000_000  # times that are read; the rest of a day's recording has the s
 FEW = 0.02  # share of long steps up to which they are gaps; times rounded to one step or two have more
 
 
-def place_of(names: Sequence[str] | None) -> int | None:
-    """Return the position of the first column of times (``time``, ``t_ms``, ``Time [s]``), or None."""
-    return next((place for place, name in enumerate(names or ()) if _units(name)), None)
+def places_of(names: Sequence[str] | None) -> list[int]:
+    """Return the positions of the columns of times (``time``, ``t_ms``, ``Time [s]``)."""
+    return [place for place, name in enumerate(names or ()) if _units(name)]
 
 
 def _units(name: str) -> tuple[float, ...]:
@@ -98,6 +98,31 @@ class Clock:
             return []
         rates = [1 / (steps.mean() * unit) for unit in units]
         return [rate for rate in rates if RATES[0] <= rate <= RATES[1]]
+
+
+def timed(clocks: Sequence[Clock], spec: ArraySpec, path: Path) -> tuple[ArraySpec, list[str]]:
+    """Return how a table is read (`Clock.timed`), by the first of its columns of times that has a sampling rate.
+
+    Args:
+        clocks: the columns of times.
+        spec: how the user has it read.
+        path: the file, for messages.
+
+    Raises:
+        InputError: a column contradicts the user's rate, or another column.
+    """
+    found = [(clock.name, *clock.timed(spec, path)) for clock in clocks]
+    rates = [(name, own.rate_hz) for name, own, _ in found if own.rate_hz is not None]
+    for name, rate in rates:
+        if abs(rate / rates[0][1] - 1) > SAME:
+            message = (
+                f"columns {rates[0][0]} and {name}: {rates[0][1]:g} and {rate:g} samples per second; remove the wrong "
+                "one"
+            )
+            raise InputError(message, file=path)
+    if rates and spec.rate_hz is None:
+        spec = replace(spec, rate_hz=rates[0][1])
+    return spec, [note for *_, notes in found for note in notes]
 
 
 def agreed(rate_hz: float, given: float | None, source: str, path: Path) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from seqssm.errors import InputError
 from seqssm.files.numbers import MISSING
-from seqssm_ecg.clock import place_of
+from seqssm_ecg.clock import places_of
 from seqssm_ecg.leads import canonical, split_unit
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -23,7 +23,10 @@ SEARCHED = 200_000  # lines in which a cell with text is searched for
 MANY = 3  # empty lines, below which it is not asked whether every second line is empty
 NO_NUMBERS = sorted({form for word in MISSING for form in (word, word.upper(), word.capitalize())})
 _HERTZ = re.compile(r"([\d.,]+)\s*(?:hertz|hz)", re.I)
-_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)")
+_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")
+_DECIMAL_COMMA = re.compile(
+    r"[-+]?(?:\d*,(?:\d\d?|\d{4,})|0*,\d{3}|\d{4,},\d{3})(?:e[-+]?\d+)?", re.I
+)  # not of thousands
 _PAIR = re.compile(r'\s*"?[^\W\d_][^,;\t]*[,;\t].*\S')  # a key and a value
 _SINGLE = re.compile(r'"?[-+]?\d*[.,]?\d+(?:e[-+]?\d+)?"?', re.I)
 _LEAD = ("lead", "ableitung", "dérivation", "derivación", "derivazione", "derivação", "afleiding")
@@ -41,7 +44,7 @@ class Head:
         quote: quotation mark.
         names: names of the columns, with their units as in ``II (mV)``; None if the file has none.
         rate_hz: sampling rate, or None if the file does not give it.
-        clock: column of times written as ``0:00.004``, or None.
+        clocks: columns of times written as ``0:00.004``.
         numbered: whether a column without a name, of the numbers of the rows, is before the others, as R writes it.
         single: whether the file has one column, in which an empty line is a missing sample.
     """
@@ -52,7 +55,7 @@ class Head:
     quote: str
     names: tuple[str, ...] | None
     rate_hz: float | None = None
-    clock: int | None = None
+    clocks: tuple[int, ...] = ()
     numbered: bool = False
     single: bool = False
 
@@ -69,7 +72,7 @@ def read_head(path: Path) -> Head:
         path: the file.
 
     Raises:
-        InputError: a header block has an invalid unit.
+        InputError: a header block has an invalid unit, or the file has no samples.
     """
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         lines = list(islice(file, LINES))
@@ -77,14 +80,22 @@ def read_head(path: Path) -> Head:
         if block is not None:
             return block
         further = list(islice(file, SAMPLED))
-    filled = [number for number, line in enumerate(lines) if line.strip()] or [0]
+    filled = [number for number, line in enumerate(lines) if line.strip()]
+    if not filled:
+        raise InputError("is empty", file=path)
     places = (*filled, len(lines), len(lines))[:3]
     first, second, third = (lines[n] if n < len(lines) else "" for n in places)
     quote = "'" if first.lstrip().startswith("'") else '"'
     separator = max(SEPARATORS, key=re.sub(f"{quote}[^{quote}]*{quote}", "", first).count)
-    decimal = "," if separator != "," and any("," in line for line in (*lines[1:], *further)) else "."
-    head = Head(places[0], separator, decimal, quote, None)
+    head = Head(places[0], separator, ".", quote, None)
     names = head.cells(first)
+    rest = [line.strip() for line in (*lines[places[0] + 1 :], *further) if line.strip()]
+    one_lead = len(names) == 1 and separator == "," and canonical(names[0]) is not None
+    if one_lead and all(map(_SINGLE.fullmatch, rest)) and not _counts([line.partition(",")[0] for line in rest]):
+        head = replace(head, separator=";")  # commas of a single column are decimal marks
+    if _has_decimal_commas(head, rest):
+        head = replace(head, decimal=",")
+    separator, decimal = head.separator, head.decimal
     if all(_is_number(name) for name in names):
         return replace(head, single=len(names) == 1 and _has_gaps(lines[places[0] :]))
     lines_before, units = places[1], head.cells(second)
@@ -92,13 +103,23 @@ def read_head(path: Path) -> Head:
         units = ["s" if "mm:ss" in unit else unit for unit in units]
         names = [f"{name} ({unit})" if unit else name for name, unit in zip(names, units)]
         lines_before, second = places[2], third
-    place, samples = place_of(names), head.cells(second)
-    clock = place if place is not None and place < len(samples) and ":" in samples[place] else None
+    if lines_before == len(lines):
+        raise InputError("no samples follow the names of the columns", file=path, place=f"line {lines_before}")
+    samples = head.cells(second)
+    clocks = tuple(place for place in places_of(names) if place < len(samples) and ":" in samples[place])
     rows = [head.cells(lines[number]) for number in filled if number >= lines_before]
     numbered = all(len(row) == len(names) + 1 for row in rows) and _counts([row[0] for row in rows])
     single = len(names) == len(samples) == 1 and _has_gaps(lines[lines_before:])
-    clock = None if numbered else clock
-    return Head(lines_before, separator, decimal, quote, tuple(names), None, clock, numbered, single)
+    clocks = () if numbered else clocks
+    return Head(lines_before, separator, decimal, quote, tuple(names), None, clocks, numbered, single)
+
+
+def _has_decimal_commas(head: Head, lines: Sequence[str]) -> bool:
+    """Whether commas are decimal marks: any outside of times, or in quotes if commas separate the columns too."""
+    if head.separator == "," and not any(head.quote in line for line in lines):
+        return False
+    cells = (cell for line in lines if "," in line for cell in head.cells(line) if "," in cell and ":" not in cell)
+    return any(head.separator != "," or _DECIMAL_COMMA.fullmatch(cell) for cell in cells)
 
 
 def _block(lines: Sequence[str], rest: Iterator[str], path: Path) -> Head | None:
@@ -146,9 +167,12 @@ def _counts(cells: Sequence[str]) -> bool:
     return bool(numbers) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def _is_number(text: str) -> bool:
+def _is_number(text: str, decimal: str = "") -> bool:
+    """Whether a cell is a number with this decimal mark, or with any."""
+    if decimal == "," and "." in text:
+        return False
     try:
-        float(text.replace(",", "."))
+        float(text if decimal == "." else text.replace(",", "."))
     except ValueError:
         return False
     return True
@@ -165,9 +189,9 @@ def csv_blocks(path: Path, head: Head, size: int) -> Iterator[np.ndarray]:
     import pandas as pd
 
     numbers: dict[str, object] = {"dtype": np.float64}
-    if head.clock is not None and head.names is not None:
-        rest = {column: np.float64 for column in range(len(head.names)) if column != head.clock}
-        numbers = {"dtype": rest, "converters": {head.clock: _seconds}}
+    if head.clocks and head.names is not None:
+        rest = {column: np.float64 for column in range(len(head.names)) if column not in head.clocks}
+        numbers = {"dtype": rest, "converters": dict.fromkeys(head.clocks, _seconds)}
     rows: dict[str, object] = {}
     if head.single:
         rows = {"skip_blank_lines": False, "nrows": max(0, _last_line(path) - head.lines)}
@@ -199,7 +223,7 @@ def _last_line(path: Path) -> int:
 
 def _seconds(cell: str) -> float:
     """Convert ``1:02:03.5``, ``2:03.5`` or seconds; NaN for anything else."""
-    found = _TIME.fullmatch(cell.strip())
+    found = _TIME.fullmatch(cell.strip().replace(",", "."))
     return (
         np.nan if found is None else sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1)))
     )
@@ -217,6 +241,9 @@ def text_line(path: Path, head: Head) -> int | None:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(islice(file, head.lines, head.lines + SEARCHED), head.lines + 1):
             cells = head.cells(line)
-            if not all(cell in NO_NUMBERS or _is_number(cell) or _TIME.fullmatch(cell) for cell in cells):
+            if not all(
+                cell in NO_NUMBERS or _is_number(cell, head.decimal) or (place in head.clocks and _TIME.fullmatch(cell))
+                for place, cell in enumerate(cells)
+            ):
                 return number
     return None

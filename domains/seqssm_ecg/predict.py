@@ -22,7 +22,7 @@ from seqssm.prediction.predictor import Predictor, Record, with_notes
 from seqssm_ecg import files
 from seqssm_ecg.arrays import Layout
 from seqssm_ecg.classifier import pooled_logits
-from seqssm_ecg.clock import Clock, place_of
+from seqssm_ecg.clock import Clock, places_of, timed
 from seqssm_ecg.files import open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, check_lead_map, obtainable, select
@@ -155,9 +155,9 @@ class EcgPredictor(Predictor):
             raise InputError(f"is not an array of numbers{why}", file=name) from None
         if table.ndim != 2 or 0 in table.shape:
             raise InputError(f"has shape {table.shape}; expected (leads, n)", file=name)
-        place, notes = place_of(names), []
-        if place is not None and names is not None and len(table) == len(names):
-            spec, notes = Clock(names[place], table[place]).timed(spec, name)
+        notes: list[str] = []
+        if names is not None and len(table) == len(names):
+            spec, notes = timed([Clock(names[place], table[place]) for place in places_of(names)], spec, name)
         layout = Layout.of(table.shape, names, self.reading["lead_map"], spec, name)
         rows = (table.T if layout.turned else table)[list(layout.rows)] * layout.factor
         rows = np.where(np.isfinite(rows), rows, np.nan)

@@ -45,6 +45,32 @@ def test_a_column_of_times_gives_the_rate(tmp_path, name, times, rate):
         read_recording(path, array=ArraySpec(130.0))
 
 
+def test_columns_of_times_that_contradict_each_other(tmp_path):
+    """The first one was taken."""
+    (tmp_path / "a.csv").write_text("time_s,t_ms,I\n0,0,1\n0.004,2,2\n0.008,4,3\n")
+    with pytest.raises(InputError, match="columns time_s and t_ms: 250 and 500 samples per second; remove the wrong"):
+        read_recording(tmp_path / "a.csv")
+    with pytest.raises(InputError, match="column t_ms: 500 samples per second, but the sampling rate is given as 250"):
+        read_recording(tmp_path / "a.csv", array=ArraySpec(250.0))
+    (tmp_path / "a.csv").write_text("time_s,time,I\n0,0:00.000,1\n0.004,0:00.004,2\n0.008,0:00.008,3\n")
+    assert read_recording(tmp_path / "a.csv").rate_hz == 250
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "time;I\n12:00:00,000;1\n12:00:00,004;2\n",
+        'time,I\n"12:00:00,000",1\n"12:00:00,004",2\n',
+        "time;I\n12:00:00,000;1.5\n12:00:00,004;2.5\n",
+    ],
+)
+def test_clock_times_with_decimal_commas(tmp_path, text):
+    """The column had no rate, or the samples were no numbers."""
+    (tmp_path / "a.csv").write_text(text)
+    found = read_recording(tmp_path / "a.csv")
+    assert (found.rate_hz, found.values["I"].tolist()[1]) == (250, 2.5 if "." in text else 2)
+
+
 def test_a_column_that_counts_samples_has_no_rate(tmp_path):
     path = timed(tmp_path / "a.csv", "time", range(300))
     assert read_recording(path, array=ArraySpec(130.0)).rate_hz == 130

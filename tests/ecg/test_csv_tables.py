@@ -31,6 +31,9 @@ def test_csv_arrays_name_their_leads(tmp_path):
         ("1.5,2\n3,4\n", [1.5, 3]),
         ("\ufeffI,II\n1.5,2\n3,4\n", [1.5, 3]),
         ("time;DI;DII\n0;1,5;2\n1;3,0;4\n", [1.5, 3]),
+        ('I,II\n"1,5",2\n3,"-0,125"\n', [1.5, 3]),
+        ('I\n"1,5"\n3\n', [1.5, 3]),
+        ("I (mV)\n1,5\n3,0\n", [1.5, 3]),
     ],
 )
 def test_dialects_of_csv_arrays(tmp_path, text, expected):
@@ -117,6 +120,23 @@ def test_exports_of_watches(tmp_path, text):
         read_recording(tmp_path / "ecg.csv", array=ArraySpec(500.0))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time,I,II\n", "a.csv: line 1: no samples follow the names of the columns"),
+        ("I\nmV\n\n", "a.csv: line 3: no samples follow"),
+        ("\n\n", "a.csv: is empty"),
+        ('I,II\n"1,500","2,500"\n', "line 2 has text instead of a number, or another decimal mark"),
+        ("time,I\n0:00,004,1\n0:00,008,2\n", "a.csv: line 2: 3 values for 2 named columns; numbers with decimal comm"),
+    ],
+)
+def test_tables_without_certain_samples_are_refused(tmp_path, text, message):
+    """The errors were those of pandas, or asked for a sampling rate."""
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_recording(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("head", [WATCH[:-18], "II (uV)\n", "\nII\n", ""])
 def test_an_empty_line_in_a_single_column_is_a_missing_sample(tmp_path, head):
     """Later samples moved; lines at the end are no samples."""
@@ -165,17 +185,14 @@ def test_numbers_of_rows_without_a_name_are_no_lead(tmp_path):
     np.testing.assert_array_equal([found.values[lead] for lead in ("I", "V5")], [[0, 0, 0.5], [0, 0, -0.25]])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "II (mV)\n0,000\n0,050\n0,1\n",  # of a file with decimal commas, II was 0, 50 and 1
-        '"I\n(mV)","II\n(mV)"\n0.0,0.1\n0.5,0.2\n',  # names with a line break; I had the values of II
-    ],
-)
-def test_cells_that_do_not_count_the_rows_are_not_left_out(tmp_path, text):
-    (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(InputError):
+def test_cells_that_do_not_count_the_rows_are_not_left_out(tmp_path):
+    (tmp_path / "a.csv").write_text('"I\n(mV)","II\n(mV)"\n0.0,0.1\n0.5,0.2\n')
+    with pytest.raises(InputError):  # names with a line break; I had the values of II
         read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+    for text, values in (("II (mV)\n0,000\n0,050\n0,1\n", [0, 0.05, 0.1]), ("II\n1,100\n2,105\n", [100, 105])):
+        (tmp_path / "a.csv").write_text(text)
+        found = read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+        np.testing.assert_array_equal(found.values["II"], np.float32(values))
 
 
 @pytest.mark.parametrize("between", ["\n\n", "\r\r\n", "\n \n"])
