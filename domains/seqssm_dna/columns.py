@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from seqssm.errors import InputError, no_column
@@ -147,7 +148,8 @@ def invalid_rows(table: Table, sequence: str, labels: list[str], several: bool) 
         for row, cell in enumerate(map(str, table.frame[name])):
             if row in bad:
                 continue
-            if cell.lower() in MISSING - {"none"} or (cell[:1] in ("[", "{") and is_missing(cell)):
+            listed = cell[:1] in ("[", "{") or (re.search("[;|]", cell) and cell.strip(" -;|"))  # "-" is no label
+            if cell.lower() in MISSING - {"none"} or (listed and is_missing(cell)):
                 bad[row] = (name, "the label is missing")
             elif several and lacks_value(cell):
                 bad[row] = (name, "a value of the dict is missing: leave its name out if the label is absent")

@@ -54,6 +54,7 @@ _PREFIXED = re.compile(rf"[uUrRfF]{{1,2}}{QUOTED}")
 _QUOTES, _CLOSING = "'\"`“”„‟«»‘‚‛", "'\"`“”„‟«»’‘‛"
 _BOUND = re.compile(r"[+-]?(?:\.?\d.*|inf(?:inity)?|∞)", re.IGNORECASE)  # of an interval
 NESTED = "is nested; expected one list of names of classes"
+_LOST = MISSING - {"", "-", "--", "---", "none"}  # a dash or "none" can be a label
 SHOWN = 40  # letters of a cell in a message
 
 
@@ -105,8 +106,7 @@ def read_label_cells(
 
 def _without_missing(names: list[str], listed: bool, whole: Collection[str]) -> list[str]:
     """Drop placeholders for missing labels, except known labels; outside of lists, not if there is nothing else."""
-    lost = MISSING - {"", "-", "--", "---", "none"}  # a dash or "none" can be a label
-    kept = [name for name in names if name in whole or not (name.lower() in lost or (listed and name == "None"))]
+    kept = [name for name in names if name in whole or not (name.lower() in _LOST or (listed and name == "None"))]
     if any(kept) or not listed:
         return kept if any(kept) else names
     return [name for name in names if name not in ("nan", "NaN", "None", "null", "<NA>")]
@@ -332,7 +332,9 @@ def require_one_class(cells: Sequence[str], path: Path, place: Callable[[int], s
     for text, made in distinct.items():
         if damage := _damage(made, text, split_names(text) if _is_bare_list(text) else [text]):
             raise InputError(damage, file=path, place=place(texts.index(text)))
-    listed = next((text for text, made in distinct.items() if made is not None or _is_bare_list(text)), None)
+    listed = next(
+        (text for text in distinct if distinct[text] is not None or _is_bare_list(text) or _lacks(text)), None
+    )
     if listed is not None:
         what = (
             "is a list of labels, or an interval that reads like one" if _is_interval(listed) else "is a list of labels"
@@ -362,6 +364,12 @@ def _is_bare_list(text: str) -> bool:
         return False
     names = [name.strip() for name in split_names(text, "," if text[0] == "(" else MARKS)]
     return len(names) > 1 and all(names) and not all(_BOUND.fullmatch(name) for name in names)
+
+
+def _lacks(text: str) -> bool:
+    """Whether a cell is several names, one of which is a placeholder for a missing label: ``a; n/a``."""
+    names = split_names(text, "[;|]")
+    return len(names) > 1 and any(name.strip().lower() in _LOST for name in names)
 
 
 def _shown(text: str) -> str:

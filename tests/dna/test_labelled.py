@@ -380,3 +380,13 @@ def test_a_label_of_every_training_record_is_reported(write, capsys):
     rows = [(letters(20, k), "always;even" if k % 2 else "always", split[k]) for k in range(12)]
     SequenceData(train=write(csv(rows), "a.csv"), target="labels").setup("fit")
     assert "every training record has the label always" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["classification", "multilabel"])
+def test_cells_of_missing_labels_alone_are_missing(write, target):
+    """They were the class ``n/a; n/a``, and the label ``n/a``."""
+    rows = [(letters(20, k), "n/a; n/a" if k == 4 else "ab"[k % 2]) for k in range(12)]
+    path = write(csv(rows, "sequence,label"), "a.csv")
+    with pytest.raises(InputError, match=r"line 6, column label: the label is missing"):
+        read_labelled(path, target)
+    assert read_labelled(path, target, invalid="drop").classes == ["a", "b"]

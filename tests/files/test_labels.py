@@ -38,6 +38,15 @@ def test_lists_as_packages_show_them(cell):
         require_one_class(["AF", cell], Path("m.csv"), lambda row: f"line {row + 1}", "Several: elsewhere")
 
 
+@pytest.mark.parametrize("cell", ["AF; n/a", "nan|AF"])
+def test_a_missing_label_beside_another_is_part_of_a_list(cell):
+    """The cell was a class of its own."""
+    assert read(cell) == [["AF"]]
+    with pytest.raises(InputError, match=r"m.csv: line 2: .* is a list of labels; expected .* Several: elsewhere"):
+        require_one_class(["AF", cell], Path("m.csv"), lambda row: f"line {row + 1}", "Several: elsewhere")
+    require_one_class(["AF;SR", "-;SR"], Path("m.csv"), str, "")
+
+
 def test_sets():
     assert [set(one) for one in read("frozenset({'AF', 'NORM'})", "{'AF'}", "frozenset()", "set()")] == [
         {"AF", "NORM"},
