@@ -107,9 +107,9 @@ def load(task: Any, path: str | Path) -> tuple[nn.Module, Mapping[str, Any]]:
         raise InputError(f"--model.teacher: is from {entry['task']}, not {class_name(type(task))}", file=path)
     teacher = build_task(content, path)
     data = None if task._trainer is None else task._trainer.datamodule
-    _require_outputs(task, data, teacher, entry)
-    if data is not None and entry["data_class"] == class_name(type(data)):
+    if data is not None and entry["data_class"] == class_name(type(data)):  # first: it names the options
         _require_inputs(entry["data_hparams"], data, folder_of(RunFolder(find_checkpoint(path).parent)))
+    _require_outputs(task, data, teacher, entry)
     report_seen(task, "--model.teacher", path, entry)
     return teacher.model, entry["data"]
 

@@ -343,6 +343,14 @@ def test_a_teacher_of_other_classes_is_refused(run, fit, cohort, tmp_path, capsy
     assert "warning: other classes (there " in capsys.readouterr().out
 
 
+def test_a_teacher_with_another_number_of_time_bins_is_refused_by_the_option(fit, cohort, tmp_path, capsys):
+    words = [*data_of(cohort), "--data.target", "survival"]
+    assert fit(tmp_path / "teacher", *words, "--data.bins", "3", epochs=1) == 0
+    assert fit(tmp_path / "student", *words, "--data.bins", "2", "--model.teacher", str(tmp_path / "teacher")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == "seqssm: --model.teacher: was trained with --data.bins 3, not 2"
+
+
 def test_a_student_tested_on_records_of_its_teacher_is_reported(run, fit, cohort, tmp_path, capsys):
     assert fit(tmp_path / "same", *data_of(cohort), "--model.teacher", str(run), epochs=1) == 0
     assert "too good" not in capsys.readouterr().out
