@@ -60,12 +60,12 @@ def _starts(*magic: bytes, offset: int = 0) -> Callable[[bytes], bool]:
 
 
 def bare_dicom(head: bytes) -> bool:
-    """Whether a file is DICOM without preamble: its first element is of group 2 or 8, and it has a UID of DICOM.
+    """Whether a file is DICOM without preamble: a UID of DICOM after an element of group 2, or 8 in either byte order.
 
     Args:
         head: the first `HEAD` bytes.
     """
-    return head[:2] in (b"\2\0", b"\x08\0") and b"1.2.840.10008." in head
+    return head[:2] in (b"\2\0", b"\x08\0", b"\0\x08") and b"1.2.840.10008." in head
 
 
 FILES = (

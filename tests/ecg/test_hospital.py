@@ -119,6 +119,18 @@ def test_the_recording_is_read_and_not_a_representative_beat(tmp_path, values):
         np.testing.assert_allclose(found.values["II"], values["II"], atol=6e-4, err_msg=name)
 
 
+@pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
+def test_dicom_files_without_preamble_and_meta_information(tmp_path, values, implicit, little):
+    """Big-endian ones were taken for WFDB records; their samples would have been read in the wrong order."""
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", values))
+    samples = np.frombuffer(dataset.WaveformSequence[0].WaveformData, "<i2")
+    dataset.WaveformSequence[0].WaveformData = samples.astype("<i2" if little else ">i2").tobytes()
+    dataset.file_meta, dataset.preamble = pydicom.dataset.FileMetaDataset(), None
+    pydicom.dcmwrite(tmp_path / "bare", dataset, implicit_vr=implicit, little_endian=little)
+    assert (tmp_path / "bare").read_bytes()[:2] == (b"\x08\0" if little else b"\0\x08")
+    np.testing.assert_allclose(read_recording(tmp_path / "bare").values["V6"], values["V6"], atol=6e-3)
+
+
 def test_dicom_files_without_a_preamble(tmp_path, values):
     """They were called corrupt."""
     path = write_dicom(tmp_path / "a.dcm", values)

@@ -89,7 +89,7 @@ def open_dicom(path: Path, reading: Reading) -> Recording:
                 file=path,
             )
         groups, notes = _groups(dataset.WaveformSequence, reading, path)
-        little = getattr(dataset.file_meta, "TransferSyntaxUID", None) != "1.2.840.10008.1.2.2"
+        little = dataset.original_encoding[1] is not False
         values: dict[str, np.ndarray] = {}
         for group in groups:
             for lead, row in zip(group.found.leads, _samples(group, little, path)):
