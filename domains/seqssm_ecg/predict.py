@@ -45,13 +45,15 @@ def reading_options(options: dict[str, Any]) -> dict[str, Any]:
     """Convert command-line options to arguments of `read_recording`.
 
     Raises:
-        InputError: a lead map entry is not of the form NAME=LEAD.
+        InputError: a lead map entry is not of the form NAME=LEAD, or contradicts another.
     """
     lead_map = {}
     for pair in options.get("lead_map") or []:
         own, equals, lead = pair.partition("=")
         if not equals:
             raise InputError(f"--lead-map {pair}: expected NAME=LEAD, e.g. MLII=II")
+        if lead_map.get(own, lead) != lead:
+            raise InputError(f"--lead-map: {own} appears twice, as {lead_map[own]} and as {lead}")
         lead_map[own] = lead
     check_lead_map(lead_map)
     leads = options.get("array_leads")

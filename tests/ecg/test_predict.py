@@ -136,6 +136,7 @@ def test_challenge_files_are_written_and_scored(trained, made, tmp_path, capsys)
 def test_a_wrong_option_is_one_line(trained, made, tmp_path, capsys):
     for more, printed in (
         (["--lead-map", "MLII"], "NAME=LEAD"),
+        (["--lead-map", "MLII=II", "MLII=V1"], "--lead-map: MLII appears twice, as II and as V1"),
         (["--lead-map", "MLII=V9"], "V9 is not one of I, II"),
         (["--attribution-class", "XX"], "--attribution-class has no effect without --figures"),
         (["--attribution-class", "XX", "--figures", "f"], "--attribution-class XX: the model has NORM"),
