@@ -18,8 +18,8 @@ from seqssm.metrics.columns import ID
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
-from seqssm.training.class_task import ClassTask, missing_classes
-from seqssm.training.output_names import Outputs
+from seqssm.training.class_task import ClassTask
+from seqssm.training.output_names import Outputs, missing_classes
 from seqssm.training.soft_losses import of_classes, of_labels, of_values
 from seqssm_dna import metrics
 from seqssm_dna.classifier import GenomeClassifier
@@ -107,8 +107,6 @@ class SequenceLabels(ClassTask, GenomeTask):
         elif list(h["classes"]) != list(data.classes):
             own, given = class_list(h["classes"][:8]), class_list(data.classes[:8])
             advice = missing_classes(h["classes"], data.classes)
-            if set(h["classes"]) == set(data.classes):
-                advice = "; a model with classes added by extend can be distilled if their names sort last"
             raise InputError(f"the model's classes are {own}, the data's {given}{advice}")
         if h["context"] is None and data.longest:
             h["context"] = data.longest

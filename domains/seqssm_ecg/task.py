@@ -20,8 +20,8 @@ from seqssm.metrics.classes import class_list
 from seqssm.metrics.columns import ID, write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.report import Report
-from seqssm.training.class_task import ClassTask, missing_classes
-from seqssm.training.output_names import Outputs
+from seqssm.training.class_task import ClassTask
+from seqssm.training.output_names import Outputs, missing_classes
 from seqssm.training.soft_losses import of_classes, of_labels
 from seqssm_ecg import DOMAIN, limits, metrics, thresholds
 from seqssm_ecg.baselines import TITLES

@@ -230,6 +230,7 @@ def _distil(request: Request, domain: Domain, path: Path, state: State, progress
     teacher = record(domain, path, flags)
     sizes = Sizes(teacher, path)
     planned, spent = _plan(sizes, request), 0.0
+    inferred = {"classes": None} if getattr(teacher, "has_classes", False) else {}  # in the order of the data
     state.begin(request.output)
     if "teacher" not in state.rows:
         whole = scores(teacher, teacher.recorded or [])
@@ -244,7 +245,7 @@ def _distil(request: Request, domain: Domain, path: Path, state: State, progress
                 raise InputError(f"--resume: {words}", file=best)
             progress("  already finished")
             return best
-        _train(domain, request, path, state.folder / name, sizes.hparams(*size), stages)
+        _train(domain, request, path, state.folder / name, {**sizes.hparams(*size), **inferred}, stages)
         found = record(domain, best, flags, stages)
         state.keep(Row(title, *size, flops, scores(found, found.recorded or []), fingerprint.of_files([best])))
         return best

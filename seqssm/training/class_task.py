@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,27 +15,16 @@ from torch.nn import functional as F
 from seqssm.bounds import Bounds
 from seqssm.errors import InputError
 from seqssm.files.disk import atomic
-from seqssm.metrics.classes import class_list
 from seqssm.nn.etf import EtfHead, cosines_of, last_layer
 from seqssm.nn.selective_projector import Branches
 from seqssm.training.checkpoint import build_task, read_checkpoint
 from seqssm.training.class_losses import dot_regression
 from seqssm.training.class_means import ENTRY, ClassInputs, means_of
+from seqssm.training.output_names import Outputs
 from seqssm.training.task import Task
 
 EXTENDED = {"new": "none", "dual": "base"}
 """Values of the argument `projector` that `extend` sets, and those of a model that is trained from the start."""
-
-
-def missing_classes(own: Sequence[str], given: Sequence[str]) -> str:
-    """Return the advice about data without some classes of a model; empty if the data have them all.
-
-    Args:
-        own: classes of the model.
-        given: classes of the data.
-    """
-    missing = [name for name in own if name not in given]
-    return f"; pass data with records of {class_list(missing[:8])}" if missing else ""
 
 
 class ClassTask(Task):
@@ -99,6 +88,11 @@ class ClassTask(Task):
         """Arguments of the network about head and projector: ``class_head``, ``max_classes``, ``projector``."""
         h = self.hparams
         return {"class_head": h["head"], "max_classes": h["max_classes"], "projector": h["projector"]}
+
+    @classmethod
+    def named_outputs(cls, hparams: Mapping[str, Any], summary: Mapping[str, Any]) -> Outputs:
+        """Return the classes, by default those of the data: the argument ``classes`` may be their number."""
+        return Outputs("classes", tuple(map(str, summary.get("classes") or ())))
 
     def is_head(self, name: str) -> bool:
         return super().is_head(name) or name.startswith("projector.")

@@ -65,3 +65,14 @@ def interval_names(inner: Sequence[float]) -> list[str]:
     if not ends:
         return ["all"]
     return [f"below {ends[0]}", *(f"{low} to {high}" for low, high in pairwise(ends)), f"from {ends[-1]}"]
+
+
+def missing_classes(own: Sequence[str], given: Sequence[str]) -> str:
+    """Return the advice about data without some classes of a model; empty if the data have them all.
+
+    Args:
+        own: classes of the model.
+        given: classes of the data.
+    """
+    missing = [name for name in own if name not in given]
+    return f"; pass data with records of {class_list(missing[:8])}" if missing else ""

@@ -21,6 +21,7 @@ from seqssm.nn.stages import attach
 from seqssm.training.checkpoint import build_task, class_name, find_checkpoint, read_checkpoint, require_whole
 from seqssm.training.leakage import report_seen
 from seqssm.training.origin import folder_of, other_options
+from seqssm.training.output_names import missing_classes
 from seqssm.training.run_folder import RunFolder
 
 
@@ -109,19 +110,26 @@ def load(task: Any, path: str | Path) -> tuple[nn.Module, Mapping[str, Any]]:
     data = None if task._trainer is None else task._trainer.datamodule
     if data is not None and entry["data_class"] == class_name(type(data)):  # first: it names the options
         _require_inputs(entry["data_hparams"], data, folder_of(RunFolder(find_checkpoint(path).parent)))
-    _require_outputs(task, data, teacher, entry)
+    order = _require_outputs(task, data, teacher, entry)
+    if order:
+        teacher.model.register_forward_hook(lambda module, inputs, logits: logits[..., order])
     report_seen(task, "--model.teacher", path, entry)
     return teacher.model, entry["data"]
 
 
-def _require_outputs(task: Any, data: Any, teacher: Any, entry: Mapping[str, Any]) -> None:
+def _require_outputs(task: Any, data: Any, teacher: Any, entry: Mapping[str, Any]) -> list[int]:
     """Check that the outputs of a teacher mean what those of the task mean.
+
+    Exclusive classes may be in another order, as after `extend`.
 
     Args:
         task: the task that learns.
         data: its data module, or None.
         teacher: the task of the teacher.
         entry: the ``"seqssm"`` entry of the teacher's checkpoint.
+
+    Returns:
+        The positions of the task's classes among those of the teacher; empty if they are the same.
 
     Raises:
         InputError: other classes, labels, time bins, quantiles, ..., or another order of them.
@@ -130,15 +138,20 @@ def _require_outputs(task: Any, data: Any, teacher: Any, entry: Mapping[str, Any
     ours = task.named_outputs(task.hparams, {} if data is None else data.summary())
     known = bool(theirs.names and ours.names)
     converted = ours.convertible and len(theirs.names) == len(ours.names) and not theirs.other_unit(ours)
-    if (known and theirs.kind != ours.kind) or (theirs.renamed(ours) and not converted):
+    exclusive = known and theirs.kind == ours.kind and getattr(task, "has_classes", False)
+    ordered = exclusive and sorted(theirs.names) == sorted(ours.names)
+    if (known and theirs.kind != ours.kind) or (theirs.renamed(ours) and not (converted or ordered)):
         kind = "" if ours.kind == theirs.kind else f" {ours.kind}"
+        advice = missing_classes(theirs.names, ours.names) if exclusive else ""
         raise InputError(
-            f"--model.teacher: its {theirs.kind} are {theirs.listed(ours)}; the model's{kind} are {ours.listed(theirs)}"
+            f"--model.teacher: its {theirs.kind} are {theirs.listed(ours)}; the model's{kind} are "
+            f"{ours.listed(theirs)}{advice}"
         )
     for name in task.target_args:
         one, other = teacher.hparams.get(name), task.hparams.get(name)
         if one is not None and other is not None and one != other:
             raise InputError(f"--model.teacher: its {name} is {one}, the model's {other}")
+    return [theirs.names.index(name) for name in ours.names] if ordered and theirs.names != ours.names else []
 
 
 def _require_inputs(theirs: Mapping[str, Any], data: Any, base: Path) -> None:
