@@ -212,7 +212,8 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
     checkpoint.require_whole(entry, path)
     domain = find_domain(entry["domain"], file=path)
     folder = require_students(request.output, request.overwrite, path, request.resume)
-    state = State(folder, path, request.options, request.resume)
+    paths = checkpoint.resolve_class(entry["data_class"], domain.name, path).paths if entry["data_class"] else ()
+    state = State(folder, path, request.options, request.resume, [f"--data.{name}" for name in paths])
     begun = Begun(folder / STUDENTS, state.continued)
     try:
         return _distil(request, domain, path, state, progress)
@@ -245,7 +246,8 @@ def _distil(request: Request, domain: Domain, path: Path, state: State, progress
                 raise InputError(f"--resume: {words}", file=best)
             progress("  already finished")
             return best
-        _train(domain, request, path, state.folder / name, {**sizes.hparams(*size), **inferred}, stages)
+        hparams = {**sizes.hparams(*size), **inferred}
+        _train(domain, request, path, state.folder / name, hparams, stages, state.moved)
         found = record(domain, best, flags, stages)
         state.keep(Row(title, *size, flops, scores(found, found.recorded or []), fingerprint.of_files([best])))
         return best
@@ -296,9 +298,18 @@ def _plan(sizes: Sizes, request: Request) -> list[tuple[int, int, float]]:
 
 
 def _train(
-    domain: Domain, request: Request, teacher: Path, folder: Path, hparams: dict[str, Any], stages: Sequence[nn.Module]
+    domain: Domain,
+    request: Request,
+    teacher: Path,
+    folder: Path,
+    hparams: dict[str, Any],
+    stages: Sequence[nn.Module],
+    moved: Sequence[str],
 ) -> None:
-    """Train a student with the data and the trainer of the teacher's run, or continue its training."""
+    """Train a student with the data and the trainer of the teacher's run, or continue its training.
+
+    A run that is continued takes the flags in `moved`, of files at another path.
+    """
     first = RunFolder(folder.with_name("student-1"))
     options = run.Options(
         list(request.overrides),
@@ -310,7 +321,7 @@ def _train(
         hints=False,
     )
     if (folder / CONFIG).is_file():
-        run.resume(domain, folder, replace(options, overrides=()))
+        run.resume(domain, folder, replace(options, overrides=moved))
         return
     source = folder.with_suffix(".yaml")
     content = _config(domain, request, teacher, hparams)

@@ -14,6 +14,7 @@ from seqssm.files import fingerprint
 from seqssm.files.outputs import STUDENTS
 from seqssm.training import origin
 from seqssm.training.run_folder import RunFolder
+from seqssm.training.unchanged import is_recorded
 
 
 @dataclass(frozen=True)
@@ -44,31 +45,46 @@ class State:
         teacher: checkpoint of the teacher.
         options: the other options by flag, with their words.
         resume: whether to continue the distillation in the folder, if there is one.
+        paths: flags that name files of the data, which may have been moved.
 
     Attributes:
         rows: the finished rows, by name.
+        moved: the flags of files at another path than before, as words.
 
     Raises:
         InputError: the distillation in the folder has other options, or another teacher.
     """
 
-    def __init__(self, folder: Path, teacher: Path, options: Mapping[str, Sequence[str]], resume: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        teacher: Path,
+        options: Mapping[str, Sequence[str]],
+        resume: bool,
+        paths: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.options = {"TEACHER": [str(teacher)], **{flag: list(words) for flag, words in options.items()}}
         self.teacher = fingerprint.of_files([teacher])
         self.continued = resume and (folder / STUDENTS).is_file()
         self.rows: dict[str, Row] = {}
+        self.moved: list[str] = []
         self.aside: list[tuple[Path, Path]] = []  # (place, where `begin` puts what is there)
         if self.continued:
             kept = RunFolder(folder).read_json(STUDENTS)
-            self._require_same(kept)
+            self._require_same(kept, paths)
             self.rows = {row["name"]: Row(**row) for row in kept["rows"]}
+            self._require_comparable()
 
-    def _require_same(self, kept: Mapping[str, Any]) -> None:
+    def _require_same(self, kept: Mapping[str, Any], paths: Sequence[str]) -> None:
         base, before = origin.base_of(kept, self.folder) or Path.cwd(), kept["options"]
         for flag in {**self.options, **before}:
             then, now = before.get(flag), self.options.get(flag)
-            if not origin.same(now, then, base):
+            if origin.same(now, then, base):
+                continue
+            if flag in paths and now and origin.all_exist(now):
+                self.moved += [flag, *now]
+            else:
                 raise InputError(
                     f"--resume: was begun {_given(flag, then)}, not {_given(flag, now)}; give the same options, or "
                     "choose another --output",
@@ -78,6 +94,16 @@ class State:
             raise InputError(
                 "--resume: the teacher has changed since the first student was trained; start again with --overwrite",
                 file=self.folder,
+            )
+
+    def _require_comparable(self) -> None:
+        """Require a first student with which moved data can be compared; without one, test the teacher again."""
+        first = RunFolder(self.folder / "student-1")
+        if self.moved and not first.holds_run():
+            self.rows.clear()
+        elif self.moved and not is_recorded(first):
+            raise InputError(
+                f"{self.moved[0]}: the run has another path, and no digests to compare the data", file=first.path
             )
 
     def begin(self, output: Path) -> None:

@@ -145,6 +145,27 @@ def test_other_options_are_no_continuation(folder, monkeypatch, capsys):
     assert "the teacher has changed since the first student was trained" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("student", [pytest.param("student-1", marks=pytest.mark.long), "student-2"])
+def test_data_that_were_moved_are_accepted(folder, monkeypatch, capsys, student):
+    """Their new path was another option, and refused."""
+    interrupt(monkeypatch, student)
+    Path("else").mkdir()
+    moved = shutil.move("walks.csv", "else/walks.csv")
+    resume = [*DISTILL, "set.ckpt", "--resume"]
+    capsys.readouterr()
+    assert main(resume) == 2
+    assert "if it was moved, give its new path as --data.file" in capsys.readouterr().err
+    assert main([*resume, "--data.file", "nowhere.csv"]) == 2
+    assert "was begun without --data.file" in capsys.readouterr().err
+    text = Path(moved).read_text()
+    Path(moved).write_text(text.replace(".1", ".2"))
+    assert main([*resume, "--data.file", moved]) == 2
+    assert "the data are not those of this run" in capsys.readouterr().err
+    Path(moved).write_text(text)
+    assert main([*resume, "--data.file", moved]) == 0
+    assert rows("set") == rows("whole")
+
+
 def test_a_student_that_was_trained_on_is_not_taken_again(folder, capsys):
     """The set was written with another first student than the second one was trained with."""
     assert main(["forecasting", "fit", "--resume", "whole/student-1", "--trainer.max_epochs", "3"]) == 0
