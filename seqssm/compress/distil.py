@@ -220,6 +220,9 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
     except KeyboardInterrupt:
         state.replace()
         raise KeyboardInterrupt(request.again if begun else "") from None
+    except SystemExit:  # of a callback of the user
+        state.replace()
+        raise
     except Exception:
         if begun and not state.continued and not (folder / "student-1" / LAST).exists():
             state.restore()  # no student can be trained

@@ -144,8 +144,8 @@ def supervised(
 
     Raises:
         KeyboardInterrupt: interrupted or terminated, in rank 0; its text is that of `hint`.
-        SystemExit: in the other processes; rank 0 reports. The code is 0 if all processes agreed to stop, and that of
-            an interruption otherwise: rank 0 may be waiting for this process.
+        SystemExit: in rank 0, raised by a callback or hook of the user. In the other processes the code is 0 if all
+            processes agreed to stop, and that of an interruption otherwise: rank 0 may be waiting for this process.
         InputError: another process ended, or did not respond in time.
     """
     watch = Watch(trainer, hint, release)
@@ -154,12 +154,15 @@ def supervised(
         watch.start()
     try:
         yield
-    except (SystemExit, KeyboardInterrupt) as stop:  # Lightning raises the former after Ctrl-C and SIGTERM
+    except (SystemExit, KeyboardInterrupt) as stop:  # Lightning raises the former after Ctrl-C and SIGTERM, too
         from lightning.pytorch.utilities.exceptions import SIGTERMException
 
         watch.stop_others()
         if trainer.global_rank > 0:
             raise SystemExit(ExitCode.OK if isinstance(stop, SIGTERMException) else ExitCode.INTERRUPTED) from None
+        signalled = isinstance(stop, KeyboardInterrupt | SIGTERMException)
+        if not signalled and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
         raise KeyboardInterrupt(hint()) from None
     except InputError:
         watch.stop_others()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,29 @@ def test_plain_lightning_trains_tests_and_saves(toy):
     again = ToyTask.load_from_checkpoint("own.ckpt")
     assert again.hparams["d_model"] == 4
     assert torch.equal(again.model.head.weight, task.model.head.weight)
+
+
+@pytest.mark.parametrize("code", [0, 7, "no more", None])
+def test_an_exit_in_a_hook_of_the_user_arrives_with_its_code(toy, monkeypatch, code):
+    """It was a KeyboardInterrupt, as if the user had pressed Ctrl-C."""
+    from seqssm_toy.task import ToyTask
+
+    def leave(self):
+        raise SystemExit(code)
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    given = {"preset": "tiny", "data": {"rows": 20}, "trainer": QUICK, "output": "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyTask, "on_train_epoch_end", leave)
+        with pytest.raises(SystemExit) as stop:
+            seqssm.fit("toy", **given)
+    assert stop.value.code == code
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    model = seqssm.fit("toy", **given, overwrite=True)  # the folder is not locked
+    monkeypatch.setattr(ToyTask, "on_test_epoch_end", leave)
+    with pytest.raises(SystemExit) as stop:
+        model.test()
+    assert stop.value.code == code
 
 
 def write_numbers() -> Path:
