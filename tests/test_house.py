@@ -121,6 +121,16 @@ def test_documents_link_to_files_that_exist():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_no_page_repeats_itself():
+    pages = [
+        page for pattern in ("*.md", "[dek]*/*.md", "docs/*/*.md", "domains/*/*.md") for page in ROOT.glob(pattern)
+    ]
+    for page in (one for one in pages if one.name != "CHANGELOG.md"):
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        parts = re.findall(r"^#+ .*", text, re.MULTILINE) + [part for part in text.split("\n\n") if len(part) > 120]
+        assert [part for part in parts if parts.count(part) > 1] == [], page
+
+
 def blocks(language: str) -> list[str]:
     """The code blocks of the README in `language`."""
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
