@@ -21,7 +21,7 @@ from seqssm.metrics.columns import write_test_records
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric, evaluate
 from seqssm.metrics.report import Report
-from seqssm.training.data import derive_seed
+from seqssm.training.seeds import derive_seed
 from seqssm.training.soft_losses import of_classes
 from seqssm.training.task import Task
 from seqssm_dna import metrics

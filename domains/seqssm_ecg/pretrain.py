@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seqssm.bounds import RATE, Bounds
 from seqssm.metrics.gather import gathered
 from seqssm.metrics.metric import Metric
-from seqssm.training.data import derive_seed
+from seqssm.training.seeds import derive_seed
 from seqssm.training.task import Task
 from seqssm_ecg import limits
 from seqssm_ecg.model import EcgMamba, ResidualCnn

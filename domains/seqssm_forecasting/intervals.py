@@ -26,6 +26,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,7 +68,8 @@ def quantiles(scores: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         scores: conformity scores, (windows, N, T); NaN if unknown.
     """
-    ordered = scores.float().sort(dim=0).values  # NaN last
+    # NaN last; Tensor.sort takes ten times as long
+    ordered = torch.from_numpy(np.sort(scores.float().numpy(), axis=0))
     count = (~ordered.isnan()).sum(0)  # (N, T)
     rank = torch.linspace(0, 1, min(KNOTS, max(2, scores.shape[0])))[:, None, None]
     position = rank * (count - 1).clamp(min=0)

@@ -24,13 +24,10 @@ from seqssm.errors import InputError
 from seqssm.files.disk import require_no_pipes
 from seqssm.files.notes import note
 from seqssm.training.lists import require_distinct, require_no_blanks
+from seqssm.training.seeds import derive_seed, seed_torch
 from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
-
-def derive_seed(*numbers: int) -> int:
-    """Derive a 63-bit seed from several integers; neighbouring inputs give unrelated seeds."""
-    state = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
-    return int(state[0] >> np.uint64(1))
+CPU = torch.device("cpu")
 
 
 class Batch(list):
@@ -54,7 +51,7 @@ class SeededItems(Dataset):
     def __getitems__(self, batch: Sequence[int]) -> list:
         seed = getattr(batch, "seed", None)
         if seed is not None:
-            torch.manual_seed(seed)
+            seed_torch(seed, CPU)
             np.random.seed(seed % 2**32)
             random.seed(seed)
         if hasattr(self.items, "__getitems__"):

@@ -27,10 +27,10 @@ from seqssm.nn.projections import binarise
 from seqssm.training import networks
 from seqssm.training.adapters import add_adapters, merged, train_only
 from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers, restore_paths
-from seqssm.training.data import derive_seed
 from seqssm.training.lists import require_no_blanks
 from seqssm.training.optimiser import adamw, rate_factor
 from seqssm.training.output_names import Outputs
+from seqssm.training.seeds import derive_seed, seed_torch
 from seqssm.training.sizes import (
     MOST_THREADS,
     TRAINING_COPIES,
@@ -358,7 +358,7 @@ class Task(LightningModule):
                 group["lr"] = rate
         data = trainer.datamodule  # type: ignore[attr-defined]
         seed = data.run_seed if data is not None else 0
-        torch.manual_seed(derive_seed(seed, self.current_epoch, batch_idx, trainer.global_rank, 2))
+        seed_torch(derive_seed(seed, self.current_epoch, batch_idx, trainer.global_rank, 2), self.device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         if batch_idx == 0:

@@ -11,7 +11,8 @@ from torch import nn
 
 from seqssm.cli.main import main
 from seqssm.training.adapters import train_only
-from seqssm.training.data import EvalBatches, Loader, TrainBatches, derive_seed
+from seqssm.training.data import EvalBatches, Loader, TrainBatches
+from seqssm.training.seeds import derive_seed
 
 
 @pytest.fixture
