@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+from seqssm_kernels.contract.order import remember
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
@@ -82,7 +83,9 @@ def _cached(parsed: Orders, geometry: Geometry, device: torch.device) -> Tensor:
     with torch.inference_mode(False), _disable_current_modes():
         table = _table(parsed, geometry)
         check(table, geometry.positions)
-        return table.to(device)
+        table = table.to(device)
+        remember(table, geometry.positions)
+        return table
 
 
 @torch.compiler.assume_constant_result

@@ -15,6 +15,7 @@ import pytest
 import torch
 from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
 from seqssm_kernels.contract import engines, operators
+from seqssm_kernels.contract.order import remember
 
 COMPILERS = [name for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if shutil.which(name)]
 
@@ -364,3 +365,17 @@ def test_vmap(tools, engine):
     found = torch.vmap(lambda v: selective_scan(v, v.abs(), A, B, B, engine=engine))(x)
     expected = torch.stack([selective_scan(v, v.abs(), A, B, B, engine=engine) for v in x])
     torch.testing.assert_close(found, expected)
+
+
+def test_a_remembered_table_is_checked_again_after_a_change():
+    table = torch.tensor([[2, 0, 1]], dtype=torch.int32)
+    x, weight = torch.randn(1, 3, 4), torch.randn(4, 2)
+    remember(table, 3)
+    causal_conv1d(x, weight, order=table)
+    with pytest.raises(ValueError, match=r"must be in \[0, 2\)"):  # remembered for another length
+        causal_conv1d(x[:, :2], weight, order=table)
+    with pytest.raises(ValueError, match="visits position"):  # another reading of the same memory
+        causal_conv1d(x, weight, order=table.expand(1, 3).as_strided((1, 3), (0, 0)))
+    table[0, 1] = 3
+    with pytest.raises(ValueError, match=r"must be in \[0, 3\)"):
+        causal_conv1d(x, weight, order=table)

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from seqssm_kernels.contract import engines
 from seqssm_kernels.contract.arguments import Call, canonical, check, with_length
-from seqssm_kernels.contract.calls import out_dtype
 from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
 from seqssm_kernels.contract.order import prepare
-from seqssm_kernels.contract.validation import Seen, any_requires_grad, is_plain, signature_of
+from seqssm_kernels.contract.validation import Seen, any_requires_grad, is_eager, signature_of
 
 
 class Entry:
@@ -25,7 +24,8 @@ class Entry:
 
     def __init__(self, operation: str, reference: Callable[..., tuple[Tensor, Tensor]]) -> None:
         self.operation, self.reference = operation, reference
-        self._operator, self._saves = OPERATORS[operation], engines.OPERATIONS[operation].saves
+        self._operator, entry = OPERATORS[operation], engines.OPERATIONS[operation]
+        self._saves, self._differentiable = entry.saves, entry.differentiable
         self._seen = Seen()
 
     def whole(self, call: Call, return_final_state: bool, engine: str | None) -> Tensor | tuple[Tensor, Tensor]:
@@ -57,18 +57,18 @@ class Entry:
         call = canonical(call)
         if chosen == "reference":
             out, final_state = self.reference(prepare(call))
-        elif is_plain(
-            (call.x, *call.inputs(), call.order, call.cu_seqlens)
-        ):  # the dispatcher takes a fifth of a tiny call
-            run = engines.load(self.operation, engine, call.x.device.type, out_dtype(call)).forward
-            call = prepare(call)
-            out, final_state = (run(call, False) if self._saves else run(call))[:2]
         else:
-            refuse_forward_mode(call)
             save = any_requires_grad(call)
             flags = (save, engine or "") if self._saves else (engine or "",)
-            with below_autograd(save):
-                out, final_state = self._operator(*call, *flags)[:2]
+            tensors = (call.x, *call.inputs(), call.order, call.cu_seqlens)
+            if not is_eager(tensors) or (save and not self._differentiable):
+                refuse_forward_mode(call)
+                with below_autograd(save):
+                    out, final_state = self._operator.overload(*call, *flags)[:2]
+            elif save:
+                out, final_state = self._operator.eager.apply(*call, *flags)[:2]
+            else:
+                out, final_state = self._operator.forward(*call, *flags)[:2]
         if not route_axis:
             out = out.squeeze(2)
         if not return_final_state:

@@ -23,6 +23,7 @@ from torch.autograd import forward_ad
 from seqssm_kernels.contract import engines
 from seqssm_kernels.contract.calls import AnyCall, out_dtype, state_dtype
 from seqssm_kernels.contract.order import prepare
+from seqssm_kernels.contract.validation import is_plain
 
 # Registered through `Library` rather than the `custom_op` decorator, which halves the dispatch time of small calls.
 _library = torch.library.Library("seqssm", "DEF")
@@ -64,6 +65,21 @@ class _Operator:
         )
         self._register(self.backward_name, self.backward, self.backward_fake, _remember_nothing, _no_second_derivative)
         self.backward_overload = getattr(torch.ops.seqssm, self.backward_name).default
+        self.eager = self._function()
+
+    def _function(self) -> type[torch.autograd.Function]:
+        """Return the operator and its derivative for tensors that nothing traces or transforms.
+
+        The autograd layer of a registered operator reads its schema in each call, which takes as long as a small scan.
+        """
+
+        def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
+            outputs = self.forward(*arguments)
+            self.setup(ctx, arguments, outputs)
+            return outputs
+
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(self.gradients)}
+        return type(f"seqssm_{self.name}", (torch.autograd.Function,), methods)
 
     @staticmethod
     def _register(name: str, kernel: Any, fake: Any, setup: Any, autograd: Any) -> None:
@@ -120,8 +136,12 @@ class _Operator:
         if dout is None:
             shape, dtype, device = ctx.out_like
             dout = torch.zeros(shape, dtype=dtype, device=device)
-        with below_autograd(torch.is_grad_enabled()):  # enabled with `create_graph`
-            grads = self.backward_overload(dout, dfinal, *fields, *saved, needs, ctx.engine)
+        arguments = (dout, dfinal, *fields, *saved, needs, ctx.engine)
+        if not torch.is_grad_enabled() and is_plain((dout, dfinal, *kept)):
+            grads = self.backward(*arguments)
+        else:
+            with below_autograd(torch.is_grad_enabled()):  # enabled with `create_graph`
+                grads = self.backward_overload(*arguments)
         answer: list[Tensor | None] = [None] * (self.fields + 1 + self.operation.saves)
         for i, grad, need in zip(self.inputs, grads, needs):
             answer[i] = grad if need else None
@@ -145,8 +165,8 @@ def _remember_nothing(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> No
     pass
 
 
-# The forward operator of each operation, by the operation's name.
-OPERATORS = {name: _Operator(operation).overload for name, operation in engines.OPERATIONS.items()}
+# The operators of each operation, by the operation's name.
+OPERATORS = {name: _Operator(operation) for name, operation in engines.OPERATIONS.items()}
 
 _nothing = contextlib.nullcontext()
 

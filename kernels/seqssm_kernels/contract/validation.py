@@ -134,9 +134,20 @@ def any_requires_grad(call: AnyCall) -> bool:
 
 
 def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether a call may bypass the custom operators: no gradient, transform, mode or subclass is involved.
+    """Whether a call is eager and no gradient of it is required."""
+    if not is_eager(tensors):
+        return False
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return False
+    return True
 
-    All other calls are traced, transformed or differentiated and must go through an operator.
+
+def is_eager(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether a call may bypass the custom operators: no transform, mode or subclass is involved.
+
+    All other calls are traced or transformed and must go through an operator.
     """
     if torch.compiler.is_compiling():
         return False
@@ -147,9 +158,8 @@ def is_plain(tensors: tuple[Tensor | None, ...]) -> bool:
         or forward_ad._current_level >= 0
     ):
         return False
-    grad = torch.is_grad_enabled()
     for t in tensors:  # noqa: SIM110  (a generator takes twice as long)
-        if t is not None and (type(t) not in _PLAIN or (grad and t.requires_grad)):
+        if t is not None and type(t) not in _PLAIN:
             return False
     return True
 
