@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.dropout import Dropout
 from seqssm.nn.etf import Classifying, Head, make_head
 from seqssm.nn.selective_projector import POSITIONS, Branches, make_projector, segment_means
 from seqssm_dna.strands import compacted, complement_table, reverse_complement
@@ -131,9 +132,9 @@ class GenomeClassifier(Classifying):
             network.lm_head = None  # unused parameters would stop training on several processes
         self.target, self.pool, self.echo, self.echo_separator = target, pool, echo, echo_separator
         self.average_strands = average_strands
-        layers: list[nn.Module] = [nn.Dropout(dropout)]
+        layers: list[nn.Module] = [Dropout(dropout)]
         if head_hidden:
-            layers += [nn.Linear(network.width, head_hidden), nn.GELU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(network.width, head_hidden), nn.GELU(), Dropout(dropout)]
         layers.append(make_head(head_hidden or network.width, n_outputs, class_head, max_classes))
         self.head = nn.Sequential(*layers)
         self.projector = make_projector(network.width, projector)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from seqssm_kernels import dropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,7 +77,7 @@ class CausalConvolutions(nn.Module):
             if return_state:
                 after[str(number)] = _last(read, before.shape[1], rows.lengths)
             added = F.gelu(conv(read.transpose(1, 2)).transpose(1, 2))
-            y = y + F.dropout(added, self.dropout, self.training).to(y.dtype)
+            y = y + dropout(added, self.dropout, self.training).to(y.dtype)
         y = rows.join(y)
         return (y, after) if return_state else y
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from seqssm_kernels import dropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -150,7 +151,7 @@ class CausalCnn(_Causal):
         x = self.embedding(seen)
         for conv, norm in zip(self.convs, self.norms):
             y = conv(norm(x).transpose(1, 2)).transpose(1, 2)
-            x = x[:, x.shape[1] - y.shape[1] :] + F.dropout(F.gelu(y), self.dropout, self.training)
+            x = x[:, x.shape[1] - y.shape[1] :] + dropout(F.gelu(y), self.dropout, self.training)
         y = self.norms[-1](x)
         if inverse is not None:
             y = y.gather(1, inverse.unsqueeze(-1).expand_as(y))
@@ -219,7 +220,7 @@ class SmallCnn(OneStrand, nn.Module):
         x = self.stem(ids, mask).transpose(1, 2)
         for number, norm in enumerate(self.norms):
             x = F.relu(norm(x if number == 0 else self.convs[number - 1](x)))
-            x = F.dropout(x, self.dropout, self.training)
+            x = dropout(x, self.dropout, self.training)
             x = x if real is None else x * real
         return x.transpose(1, 2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
+from seqssm_kernels import dropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,7 +74,7 @@ class StemEncoder(OneStrand, nn.Module):
             ids: token ids of bases, (B, L).
             mask: mask, (B, L), True at real positions.
         """
-        x = F.dropout(F.gelu(self.stem(ids, mask)), self.dropout, self.training)
+        x = dropout(F.gelu(self.stem(ids, mask)), self.dropout, self.training)
         return x if self.backbone is None else self.backbone(x, mask=mask)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.dropout import Dropout
 from seqssm.nn.etf import Classifying, Head, make_head
 from seqssm.nn.selective_projector import POSITIONS, Branches, make_projector, segment_means
 from seqssm_ecg.one_lead import mean_logits, separated
@@ -53,7 +54,7 @@ class Classifier(Classifying):
     ) -> None:
         super().__init__()
         self.backbone, self.exclusive, self.one_lead = backbone, exclusive, one_lead
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         width: int = backbone.d_model  # type: ignore[assignment]
         self.head = make_head(width, classes, class_head, max_classes)
         self.projector = make_projector(width, projector)

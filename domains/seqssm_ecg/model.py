@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
+from seqssm.nn.dropout import Dropout
 from seqssm.nn.mamba import Mamba
 from seqssm.training.sizes import require_rates, require_sizes
 
@@ -118,7 +119,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.RMSNorm(d_model, eps=1e-5)
         self.mixer = mixer
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -186,7 +187,7 @@ class EcgMamba(nn.Module):
         extra = 0 if pool == "mean" else 1
         self.token = nn.Parameter(torch.zeros(1, 1, d_model)) if extra else None
         self.positions = nn.Parameter(torch.zeros(1, tokens + extra, d_model)) if positions else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             Block(
                 d_model,
@@ -335,7 +336,7 @@ class ResidualCnn(nn.Module):
         self.d_model = 2 * d_model
         self.stem = ConvStem(leads, d_model, "short")
         self.stages = nn.ModuleList([_Residual(d_model, d_model, 1), _Residual(d_model, 2 * d_model, 2)])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.token_stride = self.stem.stride * 2  # of the second stage
         self.first_sample = math.floor(self.stem.centre - (self.token_stride - 1) / 2)
 

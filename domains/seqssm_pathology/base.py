@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqssm.nn.dropout import Dropout
 from seqssm.training.sizes import require_rates, require_sizes
 from seqssm_pathology.pooling import bag_of
 
@@ -77,7 +78,7 @@ class MILNetwork(nn.Module):
             self.project: nn.Module = nn.Sequential(nn.Linear(d_in, d_model), nn.GELU())
         else:
             self.project = ValueTokens(tokens, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def mix(self, h: Tensor, cu_seqlens: Tensor, lengths: list[int], order: Tensor | None) -> Tensor:
         """Mix the instances, (total, D) to (total, D); the identity by default."""

@@ -5,6 +5,7 @@ compiled on first use.
 """
 
 from seqssm_kernels.causal_conv1d.public import causal_conv1d, causal_conv1d_step
+from seqssm_kernels.cpu.dropout import dropout
 from seqssm_kernels.cpu.memory import empty_cache
 from seqssm_kernels.mamba_step.public import MambaWeights, mamba_step
 from seqssm_kernels.selective_scan.public import selective_scan, selective_scan_step
@@ -16,6 +17,7 @@ __all__ = [
     "MambaWeights",
     "causal_conv1d",
     "causal_conv1d_step",
+    "dropout",
     "empty_cache",
     "mamba_step",
     "selective_scan",

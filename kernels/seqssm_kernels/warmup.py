@@ -11,6 +11,7 @@ import torch
 
 from seqssm_kernels.causal_conv1d.public import causal_conv1d
 from seqssm_kernels.contract import engines
+from seqssm_kernels.cpu.dropout import mask_kernel
 from seqssm_kernels.selective_scan.public import selective_scan
 
 
@@ -48,6 +49,8 @@ def kernels() -> Iterator[Kernel]:
         of_module = getattr(engines.module(operation, engine), "kernels", dict)
         for title, make in of_module().items():
             yield Kernel(engine, f"{operation} {title}", make)
+    if any(s.engine == "numba" for s in services):
+        yield Kernel("numba", "dropout", mask_kernel)
     for service in services:
         for name in service.dtypes.split(", "):
             if service.device == "cuda" and name in ("float32", "bfloat16"):

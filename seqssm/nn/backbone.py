@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from seqssm_kernels import dropout
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seqssm.nn.attention import Attention
 from seqssm.nn.mamba import Mamba
@@ -47,7 +47,7 @@ class Block(nn.Module):
 
     def add(self, residual: Tensor, y: Tensor) -> Tensor:
         """Add the mixer's output to the residual, in the dtype of the residual."""
-        return residual + F.dropout(y, self.dropout, self.training).to(residual.dtype)
+        return residual + dropout(y, self.dropout, self.training).to(residual.dtype)
 
 
 class Backbone(nn.Module):
