@@ -6,17 +6,39 @@ look-back, calendar marks, horizon.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from seqssm_kernels import causal_conv1d, dropout, selective_scan
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.nn.mamba import Mamba
+from seqssm.nn.mamba import Mamba, is_plain_linear
+from seqssm.orders import build
 from seqssm.training.sizes import require_rates, require_sizes
+
+
+def dropped(x: Tensor, p: float, training: bool, tokens: int) -> Tensor:
+    """Apply dropout to the first tokens of a sequence as it would be applied to the whole sequence.
+
+    The same seed gives the same weights as where all tokens are computed.
+
+    Args:
+        x: the first tokens, (B, outputs, D).
+        p: probability of a zero.
+        training: whether to apply it.
+        tokens: number of tokens of the sequence.
+    """
+    if not training or not p or x.shape[1] == tokens:
+        return dropout(x, p, training)
+    return x * dropout(x.new_ones(x.shape[0], tokens, x.shape[2]), p)[:, : x.shape[1]]
 
 
 class VariateScan(nn.Module):
     """Two Mamba layers of opposite directions over the variates, added (S-Mamba, section 3.3, "VC encoding").
+
+    ``x (B, tokens, d_model)`` gives the same shape, or with `outputs` only the first tokens, ``(B, outputs, d_model)``.
 
     Args:
         d_model: width of a token.
@@ -30,12 +52,49 @@ class VariateScan(nn.Module):
         self.forward_scan = Mamba(d_model, d_state=d_state, d_conv=2, expand=1, ordering="forward", engine=engine)
         self.reverse_scan = Mamba(d_model, d_state=d_state, d_conv=2, expand=1, ordering="reverse", engine=engine)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_scan(x) + self.reverse_scan(x)
+    def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        both = (self.forward_scan, self.reverse_scan)
+        y = scanned_together(both, x)
+        if y is None:
+            return self.forward_scan(x, outputs=outputs) + self.reverse_scan(x, outputs=outputs)
+        y, projections = y[:, :outputs], [layer.out_proj for layer in both]
+        if all(is_plain_linear(projection) for projection in projections):
+            return F.linear(y.flatten(2), torch.cat([projection.weight for projection in projections], 1))
+        return projections[0](y[:, :, 0]) + projections[1](y[:, :, 1])
+
+
+def scanned_together(layers: Sequence[Mamba], x: Tensor) -> Tensor | None:
+    """Scan a sequence with several layers of one route each, in one call of each operation.
+
+    Args:
+        layers: layers of equal sizes, on one device.
+        x: input, (B, L, d_model).
+
+    Returns:
+        The inputs of their ``out_proj``, (B, L, R, E); None if a module of a layer must be called, such as an adapter.
+    """
+    found = [layer.plain_weights() for layer in layers]
+    weights = [one for one in found if one is not None]
+    if len(weights) < len(layers):
+        return None
+    conv, conv_bias, select, dt_weight, dt_bias, A_log, D = (
+        torch.stack(of_all) for of_all in zip(*weights, strict=True)
+    )
+    engine, states = layers[0].engine, A_log.shape[-1]
+    order = build([one for layer in layers for one in layer.ordering], x.shape[1], x.device)
+    u, z = torch.stack([layer.in_proj(x) for layer in layers], -2).chunk(2, -1)
+    u = causal_conv1d(u, conv.squeeze(2), conv_bias, order=order, activation="silu", engine=engine)
+    selected = u.permute(2, 0, 1, 3).flatten(1, 2) @ select.mT  # (R, B L, rank + 2 N)
+    low, *selected_states = selected.split([dt_weight.shape[-1], states, states], -1)
+    dt, B, C = (part.unflatten(1, x.shape[:2]).permute(1, 2, 0, 3) for part in (low @ dt_weight.mT, *selected_states))
+    shared = {"D": D, "z": z, "dt_bias": dt_bias, "dt_softplus": True, "order": order, "engine": engine}
+    return selective_scan(u, dt, -torch.exp(A_log), B, C, **shared)
 
 
 class VariateAttention(nn.Module):
     """Full softmax attention over the variates, as in iTransformer; dropout on its output.
+
+    Input and output as for `VariateScan`.
 
     Args:
         d_model: width of a token.
@@ -50,20 +109,22 @@ class VariateAttention(nn.Module):
         self.value, self.out = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
         q, k, v = (
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.query, self.key, self.value)
         )
         p = self.dropout if self.training else 0.0  # on the attention weights, as in the public code
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=p).transpose(1, 2).flatten(2)
-        return F.dropout(self.out(y), self.dropout, self.training)
+        return dropped(self.out(y[:, :outputs]), self.dropout, self.training, x.shape[1])
 
 
 class EncoderLayer(nn.Module):
     """Mixing over variates and a feed-forward network over time, each with a residual connection and post-norm.
 
+    Input and output as for `VariateScan`.
+
     Args:
-        mixer: ``(B, tokens, d_model)`` to the same shape.
+        mixer: `VariateScan` or `VariateAttention`.
         d_model: width of a token.
         d_ff: width of the feed-forward network.
         dropout: dropout in the feed-forward network.
@@ -76,10 +137,11 @@ class EncoderLayer(nn.Module):
         self.widen, self.narrow = nn.Linear(d_model, d_ff), nn.Linear(d_ff, d_model)
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(x + self.mixer(x))
-        f = F.dropout(F.gelu(self.widen(x)), self.dropout, self.training)
-        f = F.dropout(self.narrow(f), self.dropout, self.training)
+    def forward(self, x: Tensor, outputs: int | None = None) -> Tensor:
+        tokens = x.shape[1]
+        x = self.norm1(x[:, :outputs] + self.mixer(x, outputs))
+        f = dropped(F.gelu(self.widen(x)), self.dropout, self.training, tokens)
+        f = dropped(self.narrow(f), self.dropout, self.training, tokens)
         return self.norm2(x + f)
 
 
@@ -92,7 +154,7 @@ class InvertedEncoder(nn.Module):
     depend on the number of variates.
 
     Args:
-        mixers: one module per layer, ``(B, tokens, d_model)`` to the same shape.
+        mixers: one module per layer, `VariateScan` or `VariateAttention`.
         lookback: L, steps.
         horizon: T, steps.
         d_model: width of a token.
@@ -159,10 +221,12 @@ class InvertedEncoder(nn.Module):
         if self.embed_known is not None:
             assert futr_exog is not None
             h = torch.cat([h, self.embed_known(futr_exog)], 1)
-        h = F.dropout(h, self.dropout, self.training)
-        for layer in self.layers:
+        h = dropout(h, self.dropout, self.training)
+        *layers, last = self.layers
+        for layer in layers:
             h = layer(h)
-        y = self.head(self.norm(h[:, step - 1 : step * variates : step]))
+        h = last(h, step * variates)  # the further tokens are read no more
+        y = self.head(self.norm(h[:, step - 1 :: step]))
         if self.use_norm:
             y = y * scale + mean
         if not self.quantiles:

@@ -201,7 +201,7 @@ class Mamba(RoutedMixer):
 
     def _step_of_one(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Step along a single route without the route axis, because small operations dominate the decoding time."""
-        weights = self._weights_of_step()
+        weights = self.plain_weights()
         if weights is not None:
             y, conv, scan = mamba_step(self.in_proj(x), weights, state["conv"], state["scan"], engine=self.engine)
             y = y if self.merge != "gate" else self._merge(y.unsqueeze(1))
@@ -232,8 +232,8 @@ class Mamba(RoutedMixer):
         y = y if self.merge != "gate" else self._merge(y.unsqueeze(1))
         return self.project(y), State(conv=window.unsqueeze(1), scan=scan.unsqueeze(1))
 
-    def _weights_of_step(self) -> MambaWeights | None:
-        """Return the weights of the only branch for one call of all its operations; None if a module must be called.
+    def plain_weights(self) -> MambaWeights | None:
+        """Return the weights of the first branch for calls of its operations; None if a module must be called instead.
 
         Adapters, quantisers and hooks replace or observe `x_proj`, `dt_proj` and the values of the scan.
         """
@@ -321,3 +321,10 @@ def _constants(branches: list[ScanBranch], dtype: torch.dtype) -> tuple[Tensor, 
     A = -torch.exp(torch.stack([branch.A_log for branch in branches]))
     kept = torch.promote_types(dtype, torch.float32)
     return A.to(kept), torch.stack([branch.D for branch in branches]).to(kept)
+
+
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether a call of a layer is nothing but the product with its weight, so that the weight may be used instead."""
+    hooked = _has_any_global_hook() or layer._forward_hooks or layer._forward_pre_hooks
+    own = layer._parameters
+    return type(layer) is nn.Linear and not hooked and own.get("weight") is not None and own.get("bias") is None

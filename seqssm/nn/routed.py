@@ -139,6 +139,7 @@ class RoutedMixer(nn.Module, ABC):
         cu_seqlens: Tensor | None = None,
         geometry: GeometryOrMany = None,
         order: Tensor | None = None,
+        outputs: int | None = None,
         return_state: bool = False,
     ) -> Any:
         """Mix along the sequence.
@@ -155,10 +156,11 @@ class RoutedMixer(nn.Module, ABC):
                 is one for all of them or a list with one per sequence.
             order: order table, (R, S) or (B, R, S), used instead of that of `ordering`. With `cu_seqlens`, which then
                 counts its steps, it must not cross sequence boundaries.
+            outputs: number of positions, from the first, whose outputs are projected and returned; all by default.
             return_state: whether to return the state after the last step of each route as well.
 
         Returns:
-            y (B, L, D), or (y, state).
+            y (B, L or outputs, D), or (y, state).
 
         Raises:
             ValueError: `mask` with `cu_seqlens`, `state` for a layer with non-forward routes, a geometry that does not
@@ -173,9 +175,9 @@ class RoutedMixer(nn.Module, ABC):
             # zeroed here as well: NaN at a padded position would reach the gradient of in_proj as 0 * NaN
             x = x.masked_fill(~mask.bool().unsqueeze(-1), 0)
         y, new = self.mix(x, table, steps, self.float_state(state, x.dtype), return_state)
-        y = self.project(self._merge(y))
+        y = self.project(self._merge(y[:, :outputs]))
         if self.local is not None:
-            y = y + self._local(x, mask, geometry)
+            y = y + self._local(x, mask, geometry)[:, :outputs]
         return (y, self.kept_state(new)) if return_state else y
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:

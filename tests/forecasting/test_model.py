@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from seqssm_forecasting.model import NETWORKS, DLinear, VariateAttention, VariateScan
+from seqssm_forecasting.model import NETWORKS, DLinear, EncoderLayer, VariateAttention, VariateScan
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
@@ -56,6 +56,31 @@ def test_the_two_scans_are_a_plain_recurrence_each_and_added():
         forward = one_direction(block.forward_scan, tokens)
         backward = one_direction(block.reverse_scan, tokens[::-1])[::-1]
         np.testing.assert_allclose(y, forward + backward, atol=2e-5)
+
+
+@pytest.mark.parametrize("outputs", [None, 3])
+def test_both_scans_in_one_call_equal_two_layers(outputs):
+    torch.manual_seed(0)
+    block = VariateScan(16, 4).double()
+    x = torch.randn(3, 7, 16, dtype=torch.float64, requires_grad=True)
+    found = []
+    for _ in range(2):
+        y = block(x, outputs)
+        found.append((y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])))
+        block.forward_scan.x_proj.register_forward_hook(lambda *_: None)  # a hook must be called: two layers
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart)
+    separate = [layer(x)[:, :outputs] for layer in (block.forward_scan, block.reverse_scan)]
+    torch.testing.assert_close(found[0][0], separate[0] + separate[1])
+
+
+def test_only_the_tokens_of_variates_are_computed_in_the_last_layer_with_the_masks_of_all():
+    torch.manual_seed(0)
+    layer = EncoderLayer(VariateScan(16, 4), 16, 24, 0.3)
+    x = torch.randn(5, 7, 16)
+    with torch.random.fork_rng(devices=[]):
+        whole = layer(x)
+    torch.testing.assert_close(layer(x, 4), whole[:, :4])
 
 
 def test_the_reverse_scan_is_flip_run_flip():
