@@ -73,13 +73,12 @@ def scanned_together(layers: Sequence[Mamba], x: Tensor) -> Tensor | None:
     Returns:
         The inputs of their ``out_proj``, (B, L, R, E); None if a module of a layer must be called, such as an adapter.
     """
-    found = [layer.plain_weights() for layer in layers]
-    weights = [one for one in found if one is not None]
-    if len(weights) < len(layers):
+    weights = [layer.plain_weights() for layer in layers]
+    hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    if hooked or any(one is None or any(part is None for part in one) for one in weights):
         return None
-    conv, conv_bias, select, dt_weight, dt_bias, A_log, D = (
-        torch.stack(of_all) for of_all in zip(*weights, strict=True)
-    )
+    stacked = [torch.stack(parts) for parts in zip(*weights, strict=True)]  # type: ignore[arg-type]
+    conv, conv_bias, select, dt_weight, dt_bias, A_log, D = stacked
     engine, states = layers[0].engine, A_log.shape[-1]
     order = build([one for layer in layers for one in layer.ordering], x.shape[1], x.device)
     u, z = torch.stack([layer.in_proj(x) for layer in layers], -2).chunk(2, -1)

@@ -59,15 +59,18 @@ def test_the_two_scans_are_a_plain_recurrence_each_and_added():
 
 
 @pytest.mark.parametrize("outputs", [None, 3])
-def test_both_scans_in_one_call_equal_two_layers(outputs):
+@pytest.mark.parametrize("name", ["", "in_proj", "x_proj", "dt_proj", "scan_x", "out_proj"])
+def test_both_scans_in_one_call_equal_two_layers(outputs, name):
     torch.manual_seed(0)
     block = VariateScan(16, 4).double()
+    hooked, seen = block.forward_scan.get_submodule(name), []
     x = torch.randn(3, 7, 16, dtype=torch.float64, requires_grad=True)
     found = []
     for _ in range(2):
         y = block(x, outputs)
         found.append((y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])))
-        block.forward_scan.x_proj.register_forward_hook(lambda *_: None)  # a hook must be called: two layers
+        hooked.register_forward_hook(lambda *_: seen.append(1))  # a hook must be called: two layers
+    assert len(seen) == 1
     for together, apart in zip(*found, strict=True):
         torch.testing.assert_close(together, apart)
     separate = [layer(x)[:, :outputs] for layer in (block.forward_scan, block.reverse_scan)]
