@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seqssm_kernels.contract import engines
 from seqssm_kernels.contract.arguments import Call, canonical, check, with_length
-from seqssm_kernels.contract.operators import OPERATORS, below_autograd, refuse_forward_mode
+from seqssm_kernels.contract.operators import DEFINED, below_autograd, refuse_forward_mode
 from seqssm_kernels.contract.order import prepare
 from seqssm_kernels.contract.validation import Seen, any_requires_grad, is_eager, signature_of
 
@@ -24,7 +24,7 @@ class Entry:
 
     def __init__(self, operation: str, reference: Callable[..., tuple[Tensor, Tensor]]) -> None:
         self.operation, self.reference = operation, reference
-        self._operator, entry = OPERATORS[operation], engines.OPERATIONS[operation]
+        self._operator, entry = DEFINED[operation], engines.OPERATIONS[operation]
         self._saves, self._differentiable = entry.saves, entry.differentiable
         self._seen = Seen()
 
@@ -61,7 +61,7 @@ class Entry:
             save = any_requires_grad(call)
             flags = (save, engine or "") if self._saves else (engine or "",)
             tensors = (call.x, *call.inputs(), call.order, call.cu_seqlens)
-            if not is_eager(tensors) or (save and not self._differentiable):
+            if not is_eager(tensors) or call.x.is_meta or (save and not self._differentiable):
                 refuse_forward_mode(call)
                 with below_autograd(save):
                     out, final_state = self._operator.overload(*call, *flags)[:2]

@@ -165,8 +165,10 @@ def _remember_nothing(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> No
     pass
 
 
-# The operators of each operation, by the operation's name.
-OPERATORS = {name: _Operator(operation) for name, operation in engines.OPERATIONS.items()}
+DEFINED = {name: _Operator(operation) for name, operation in engines.OPERATIONS.items()}
+"""What is registered for each operation."""
+OPERATORS = {name: defined.overload for name, defined in DEFINED.items()}
+"""The forward operator of each operation."""
 
 _nothing = contextlib.nullcontext()
 
