@@ -13,6 +13,8 @@ from seqssm.files.splits import NO_COLUMN, is_patient_column, split_column, spli
 from seqssm.files.tables import Table
 from seqssm_dna.letters import first_foreign, what_is
 
+SURELY_MISSING = re.compile(r"\s*(n/a|#n/a|nan|<na>)\s*([;|]\s*(n/a|#n/a|nan|<na>)\s*)+", re.IGNORECASE)
+"""Several missing labels; ``null|null`` and ``-;-`` can be names of classes."""
 ROW = "number of the row"  # column of a data frame in memory, added so that rows without a cell are kept
 
 
@@ -148,7 +150,7 @@ def invalid_rows(table: Table, sequence: str, labels: list[str], several: bool) 
         for row, cell in enumerate(map(str, table.frame[name])):
             if row in bad:
                 continue
-            listed = cell[:1] in ("[", "{") or (re.search("[;|]", cell) and cell.strip(" -;|"))  # "-" is no label
+            listed = cell[:1] in ("[", "{") or SURELY_MISSING.fullmatch(cell)
             if cell.lower() in MISSING - {"none"} or (listed and is_missing(cell)):
                 bad[row] = (name, "the label is missing")
             elif several and lacks_value(cell):

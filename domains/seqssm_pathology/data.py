@@ -260,7 +260,7 @@ class BagData(DataModule):
     def require_folds(self, folds: Sequence[int]) -> None:
         manifest, _ = self._read(self.find()[0])
         for fold in folds:
-            self._split(manifest, fold)
+            splits.require_tested(self._split(manifest, fold), str(self.hparams["folds"]), fold, manifest.path)
 
     def _take(self, fitted: Mapping[str, Any], source: BagFolder | TokenTable) -> None:
         """Use the values that a checkpoint fitted on its training split, in place of `_learn`."""

@@ -46,6 +46,13 @@ def split_file(folder: Path, fold: int) -> Path:
     return files[fold]
 
 
+def require_tested(parts: Mapping[str, Sequence[str]], folds: str, fold: int, path: Path) -> None:
+    """Raise InputError unless fold `fold` of ``--data.folds`` has test records; `path` is that of the manifest."""
+    if not parts["test"]:
+        file = split_file(Path(folds), fold) if Path(folds).is_dir() else path
+        raise InputError(f"fold {fold} has no test records", file=file)
+
+
 def split_of(
     manifest: Manifest, folds: str, fold: int, seed: int, tell: Callable[[str], None], column: str | None = None
 ) -> dict[str, list[str]]:
@@ -199,11 +206,7 @@ def rotated(ranks: Mapping[str, int], fold: int, count: int) -> dict[str, list[s
 def read_split_files(folder: Path, fold: int, manifest: Manifest) -> tuple[Path, dict[str, list[str]]]:
     """Read the split file of a fold, after checking those of all folds: a study must not stop at a later one.
 
-    Returns:
-        (path, record ids by split, as `read_split` returns them).
-
-    Raises:
-        InputError: there is no such fold, or a split file of the folder is unusable.
+    Returns path and record ids by split, as `read_split`; raises InputError if a split file is absent or unusable.
     """
     path = split_file(folder, fold)
     for other in split_files(folder).values():

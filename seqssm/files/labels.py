@@ -332,8 +332,9 @@ def require_one_class(cells: Sequence[str], path: Path, place: Callable[[int], s
     for text, made in distinct.items():
         if damage := _damage(made, text, split_names(text) if _is_bare_list(text) else [text]):
             raise InputError(damage, file=path, place=place(texts.index(text)))
+    alone = {text.strip().lower() for text in distinct}
     listed = next(
-        (text for text in distinct if distinct[text] is not None or _is_bare_list(text) or _lacks(text)), None
+        (text for text in distinct if distinct[text] is not None or _is_bare_list(text) or _lacks(text, alone)), None
     )
     if listed is not None:
         what = (
@@ -366,10 +367,14 @@ def _is_bare_list(text: str) -> bool:
     return len(names) > 1 and all(names) and not all(_BOUND.fullmatch(name) for name in names)
 
 
-def _lacks(text: str) -> bool:
-    """Whether a cell is several names, one of which is a placeholder for a missing label: ``a; n/a``."""
-    names = split_names(text, "[;|]")
-    return len(names) > 1 and any(name.strip().lower() in _LOST for name in names)
+def _lacks(text: str, alone: Collection[str]) -> bool:
+    """Whether a cell is a label beside a placeholder for a missing one: ``a; n/a``, where ``a`` is a cell of its own.
+
+    Otherwise names such as ``wt|null`` (a genotype) and ``Na;K`` (ions) are those of classes.
+    """
+    names = [name.strip() for name in split_names(text, "[;|]")]
+    others = [name for name in names if name.lower() not in _LOST or name == "Na"]
+    return len(others) < len(names) and any(name.lower() in alone for name in others)
 
 
 def _shown(text: str) -> str:

@@ -47,6 +47,11 @@ def test_a_missing_label_beside_another_is_part_of_a_list(cell):
     require_one_class(["AF;SR", "-;SR"], Path("m.csv"), str, "")
 
 
+def test_names_of_classes_with_a_part_like_a_missing_value():
+    for cells in (["wt|wt", "wt|null", "null|null"], ["K", "Na;K", "Na|Ca"], ["pos", "neg; null"]):
+        require_one_class(cells, Path("m.csv"), str, "")
+
+
 def test_sets():
     assert [set(one) for one in read("frozenset({'AF', 'NORM'})", "{'AF'}", "frozenset()", "set()")] == [
         {"AF", "NORM"},

@@ -299,6 +299,12 @@ def test_kfold_over_split_files_tests_every_fold_once(small, cohort, tmp_path, c
         frame.to_csv(splits / f"splits_{fold}.csv")
     words = ["pathology", "kfold", "--config", "srmamba", "--folds", str(splits), "--models", "abmil,logistic"]
     words += [*data_of(cohort), *small, "--trainer.max_epochs", "1", "--output", str(tmp_path / "study")]
+    whole = (splits / "splits_1.csv").read_text()
+    frame.assign(val="").to_csv(splits / "splits_1.csv")
+    assert main(words) == 2
+    assert "splits_1.csv: fold 1 has no test records" in capsys.readouterr().err
+    assert not (tmp_path / "study" / "folds.csv").exists()
+    (splits / "splits_1.csv").write_text(whole)
     assert main(words) == 0
     assert "difference" in capsys.readouterr().out
     folds = pd.read_csv(tmp_path / "study" / "folds.csv")
