@@ -249,7 +249,7 @@ class SequenceData(DataModule):
             found.splits, how = ["test"] * len(found), "all records are tested"
         else:
             names = ("val_fraction", "test_fraction", "split_seed", "fold", "folds")
-            how = split_labelled(found, *(h[name] for name in names))
+            how = split_labelled(found, *(h[name] for name in names), recorded=self.recorded or self.fitted is not None)
         notes = [note for note in before if "also occur in train" not in note and "of training ones" not in note]
         notes += shared_sequences(found)
         self.ids, said = encode_all(found, h["lower"], h["trim_n"], h["max_length"])

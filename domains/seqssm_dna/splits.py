@@ -178,6 +178,7 @@ def split_labelled(
     seed: int,
     fold: int | None = None,
     folds: int | None = None,
+    recorded: bool = False,
 ) -> str:
     """Set the splits in place: folds, the column of the file, or random splits.
 
@@ -188,6 +189,7 @@ def split_labelled(
         seed: seed of random splits.
         fold: index of the test fold.
         folds: number of folds, which replace splits of the file; they are those of the file if it has folds.
+        recorded: whether a run has this split, which is kept: folds and splits that no option uses are reported.
 
     Returns:
         Description of the split, for the user.
@@ -196,13 +198,14 @@ def split_labelled(
         InputError: the file has folds of another number, or rows without one; or folds or splits that no option uses.
     """
     count = len(found)
-    if folds is None and found.splits is None:
+    if folds is None and found.splits is None and not recorded:
         _require_no_split(found)
     elif folds is None and found.folds is not None:
         advice = "kfold --folds {count} uses it" + (" with --data.split_column {column}" if found.folds.others else "")
         found.notes += unused_folds([found.folds], advice)
     elif found.unread:
-        found.notes.append(f"column {found.unread} holds splits and is not used, as there are folds")
+        why = "there are folds" if folds is not None else "the run has a random split"
+        found.notes.append(f"column {found.unread} holds splits and is not used, as {why}")
     splits = np.array(found.splits if found.splits is not None else ["train"] * count, dtype=object)
     if folds is not None:
         part = dealt(found, np.arange(count), folds, seed) if found.folds is None else own_folds(found, folds)

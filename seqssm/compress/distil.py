@@ -322,6 +322,7 @@ def _train(
         like=first if request.resume and first.holds_run() else None,
         again=request.again,
         hints=False,
+        recorded=True,
     )
     if (folder / CONFIG).is_file():
         run.resume(domain, folder, replace(options, overrides=moved))

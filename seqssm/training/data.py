@@ -215,6 +215,8 @@ class DataModule(LightningDataModule):
     """Paths as the run's checkpoint and `config.yaml` keep them (`seqssm.training.origin`)."""
     fitted: Mapping[str, Any] | None = None
     """The fitted values that `use_summary` was given; None in training."""
+    recorded: bool = False
+    """Whether a run or study that exists has the data and their split: it is continued, or distilled."""
     external: bool = False
     """Whether all labelled records are tested, as `use_summary` was told."""
     is_reference: bool = False

@@ -310,7 +310,8 @@ def build_cell(domain: Domain, run: RunFolder, cell: Cell, study: Study) -> Any:
     """Build model, data module and trainer of a cell."""
     contents = configs.read_presets([configs.find_preset(domain, name) for name in study.configs], domain)
     flags = [*domain.models.get(cell.model, ()), *study.overrides, *flags_of(cell, study)]
-    return runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop", fresh=True))
+    recorded = study.resume and (run.path.parents[1] / PLAN).is_file()
+    return runs.build(domain, run.path, contents, runs.Options(flags, foreign="drop", fresh=True, recorded=recorded))
 
 
 def prepare(folder: RunFolder, content: dict[str, Any], resume: bool, paths: list[str]) -> list[str]:
@@ -375,7 +376,8 @@ def run_cell(
         if begun:
             runs.resume(domain, run.path, runs.Options(moved))
         else:
-            runs.fit(domain, study.configs, runs.Options(overrides, foreign="drop"), output=run.path)
+            options = runs.Options(overrides, foreign="drop", recorded=study.resume)
+            runs.fit(domain, study.configs, options, output=run.path)
         runs.evaluate(domain, "test", run.path)
     return run.read_json()["test"]["metrics"]
 

@@ -57,6 +57,7 @@ class Options:
         like: a run on whose records the model must be trained, too.
         again: command that continues the run; by default ``fit --resume``.
         hints: whether to print what can be done next.
+        recorded: whether the data and their split are those of a run or study that exists.
     """
 
     overrides: Sequence[str] = ()
@@ -73,6 +74,7 @@ class Options:
     like: RunFolder | None = None
     again: str | None = None
     hints: bool = True
+    recorded: bool = False
 
 
 @dataclass
@@ -179,7 +181,7 @@ def _train(
 ) -> Finished:
     from seqssm.training import resuming
 
-    cli = build(domain, folder.path, contents, options, files)
+    cli = build(domain, folder.path, contents, replace(options, recorded=options.recorded or resume), files)
     for section, own in (kept or {}).items():
         one: Any = cli.model if section == "model" else cli.datamodule
         base = origin.folder_of(folder)
@@ -304,6 +306,7 @@ def build(
         add_stages(cli.model, options.stages, options.alone)
     if options.frame is not None:
         cli.datamodule.use_frame(options.frame)
+    cli.datamodule.recorded = options.recorded
     require_launched(cli.trainer)
     set_timeout(cli.trainer, options.timeout)
     use_float32_convolutions()

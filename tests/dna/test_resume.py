@@ -123,3 +123,34 @@ def test_a_run_is_not_continued_on_other_letters(tmp_path, capsys):
     genome.unlink()
     genome.write_text(before)
     assert main(resume) == 0
+
+
+@pytest.mark.parametrize("column", ["fold", "is_test"])
+def test_a_run_keeps_its_random_split_beside_a_column_of_splits(tmp_path, capsys, column):
+    """Runs of a table that has folds or flags since then, or of an earlier version, were refused."""
+    command = ["dna", "fit", "--config", "finetune", *SMALL, *PLAIN, *TASKS["finetune"], "--trainer.max_epochs", "1"]
+    assert main([*command, "--output", "run"]) == 0
+    kept = Path("run/split.csv").read_bytes()
+    table = tmp_path / "labels.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{header},{column}", *(f"{row},{k // 2 % 2}" for k, row in enumerate(rows))]) + "\n")
+    assert main([*command, "--output", "other"]) == 2
+    capsys.readouterr()
+    for again in (["fit", "--resume", "run", "--trainer.max_epochs", "2"], ["test", "run"], ["validate", "run"]):
+        assert main(["dna", *again]) == 0
+        printed = "".join(capsys.readouterr())
+        assert "the data have changed" not in printed
+        assert f"column {column} holds " in printed or again[0] != "fit"
+    assert Path("run/split.csv").read_bytes() == kept
+    options = ["--students", "1", "--no-control", "--trainer.max_epochs", "1"]
+    assert main(["distill", "run", "--output", "students.ckpt", *options]) == 0
+
+
+def test_a_study_is_continued_with_its_random_split(tmp_path):
+    models = ["kfold", "--config", "finetune", *TASKS["finetune"], "--output", "study", "--models"]
+    assert main(["dna", *models, "kmers"]) == 0
+    table = tmp_path / "labels.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{header},fold", *(f"{row},{k // 2 % 2}" for k, row in enumerate(rows))]) + "\n")
+    assert main(["dna", *models, "kmers", "--seeds", "1,2", "--resume"]) == 0
+    assert main(["dna", *models, "kmers", "--seeds", "1,2", "--overwrite"]) == 2
