@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,8 +72,7 @@ def open_array(path: Path, reading: Reading) -> Recording:
     if head is not None and head.rate_hz is not None:
         spec = replace(spec, rate_hz=agreed(head.rate_hz, spec.rate_hz, "header block", path))
     if head is not None and head.names is not None and spec.leads is None and len(head.names) != shape[1]:
-        message = f"{shape[1]} values for {len(head.names)} named columns; numbers with decimal commas need quotes"
-        raise InputError(message, file=path, place=f"line {head.lines + 1}")
+        raise _unequal(shape[1], head, path, head.lines + 1)
     found = Layout.of(shape, None if head is None else head.names, reading.lead_map, spec, path)
     source = ArraySource(path, found.rate_hz, found.samples, found.leads, found.rows, found.factor, found.turned, head)
     return Recording(path, found.rate_hz, found.samples, found.leads, source, notes=[*found.notes, *notes])
@@ -204,6 +204,9 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, list[Clock]]:
         why = " ".join(str(error).split())[:120]
         if "pickle" in why:  # numpy's message advises to unpickle the file, which would run its code
             why = "no numbers, or corrupt"
+        longer = re.search(r"Expected \d+ fields in line (\d+), saw (\d+)", why)
+        if head is not None and head.names is not None and longer is not None:
+            raise _unequal(int(longer[2]), head, path, int(longer[1])) from None
         if head is not None and "convert" in why:
             if names is not None and not any(canonical(name) for name in names):
                 advice = "pass the recordings that it lists, or their folder"
@@ -219,6 +222,15 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, list[Clock]]:
         how = "; one lead is stored as (1, samples)" if len(shape) == 1 else ""
         raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}{how}", file=path)
     return shape, head, clocks
+
+
+def _unequal(values: int, head: Head, path: Path, line: int) -> InputError:
+    """Return the error of a line with more or fewer values than the table has names."""
+    names = len(head.names or ())
+    message = f"{values} values for {names} named column{'s' if names > 1 else ''}"
+    if head.separator == "," and values > names and not head.trailing:
+        message += "; numbers with decimal commas need quotes"
+    return InputError(message, file=path, place=f"line {line}")
 
 
 def _npy_blocks(path: Path, size: int, turned: bool) -> Iterator[np.ndarray]:

@@ -27,6 +27,7 @@ _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:[.,]\d*)?)")
 _DECIMAL_COMMA = re.compile(
     r"[-+]?(?:\d*,(?:\d\d?|\d{4,})|0*,\d{3}|\d{4,},\d{3})(?:e[-+]?\d+)?", re.I
 )  # not of thousands
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 _PAIR = re.compile(r'\s*"?[^\W\d_][^,;\t]*[,;\t].*\S')  # a key and a value
 _SINGLE = re.compile(r'"?[-+]?\d*[.,]?\d+(?:e[-+]?\d+)?"?', re.I)
 _LEAD = ("lead", "ableitung", "dérivation", "derivación", "derivazione", "derivação", "afleiding")
@@ -47,6 +48,7 @@ class Head:
         clocks: columns of times written as ``0:00.004``.
         numbered: whether a column without a name, of the numbers of the rows, is before the others, as R writes it.
         single: whether the file has one column, in which an empty line is a missing sample.
+        trailing: whether the first sample's line ends with a separator.
     """
 
     lines: int
@@ -58,6 +60,7 @@ class Head:
     clocks: tuple[int, ...] = ()
     numbered: bool = False
     single: bool = False
+    trailing: bool = False
 
     def cells(self, line: str) -> list[str]:
         """Split a line."""
@@ -72,8 +75,16 @@ def read_head(path: Path) -> Head:
         path: the file.
 
     Raises:
-        InputError: a header block has an invalid unit, or the file has no samples.
+        InputError: a header block has an invalid unit, the file has no samples, or its commas are ambiguous.
     """
+    head = _head(path)
+    if head.decimal == ",":
+        _check_thousands(path, head)
+    return head
+
+
+def _head(path: Path) -> Head:
+    """Read the lines before the samples (`read_head`)."""
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         lines = list(islice(file, LINES))
         block = _block(lines, file, path)
@@ -90,12 +101,8 @@ def read_head(path: Path) -> Head:
     head = Head(places[0], separator, ".", quote, None)
     names = head.cells(first)
     rest = [line.strip() for line in (*lines[places[0] + 1 :], *further) if line.strip()]
-    one_lead = len(names) == 1 and separator == "," and canonical(names[0]) is not None
-    if one_lead and all(map(_SINGLE.fullmatch, rest)) and not _counts([line.partition(",")[0] for line in rest]):
-        head = replace(head, separator=";")  # commas of a single column are decimal marks
-    if _has_decimal_commas(head, rest):
-        head = replace(head, decimal=",")
-    separator, decimal = head.separator, head.decimal
+    decimal = "," if _has_decimal_commas(head, rest) else "."
+    head = replace(head, decimal=decimal)
     if all(_is_number(name) for name in names):
         return replace(head, single=len(names) == 1 and _has_gaps(lines[places[0] :]))
     lines_before, units = places[1], head.cells(second)
@@ -111,7 +118,8 @@ def read_head(path: Path) -> Head:
     numbered = all(len(row) == len(names) + 1 for row in rows) and _counts([row[0] for row in rows])
     single = len(names) == len(samples) == 1 and _has_gaps(lines[lines_before:])
     clocks = () if numbered else clocks
-    return Head(lines_before, separator, decimal, quote, tuple(names), None, clocks, numbered, single)
+    trailing = len(samples) > 1 and not samples[-1]
+    return Head(lines_before, separator, decimal, quote, tuple(names), None, clocks, numbered, single, trailing)
 
 
 def _has_decimal_commas(head: Head, lines: Sequence[str]) -> bool:
@@ -120,6 +128,45 @@ def _has_decimal_commas(head: Head, lines: Sequence[str]) -> bool:
         return False
     cells = (cell for line in lines if "," in line for cell in head.cells(line) if "," in cell and ":" not in cell)
     return any(head.separator != "," or _DECIMAL_COMMA.fullmatch(cell) for cell in cells)
+
+
+def _check_thousands(path: Path, head: Head) -> None:
+    """Refuse a column whose commas are all before three digits, as in ``1,014``, which may be 1014 or 1.014.
+
+    Columns of times are left out: their rate in its range is the same. A table without names, which may have a line
+    per lead, is judged as one column.
+
+    Args:
+        path: the file.
+        head: its head, with decimal commas.
+
+    Raises:
+        InputError: the commas of a column are decimal marks or thousands separators.
+    """
+    decimal = {place + head.numbered for place in places_of(head.names)}  # columns that are known to have decimals
+    unclear: dict[int, int] = {}
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        for number, line in enumerate(islice(file, head.lines, None), head.lines + 1):
+            if "," not in line:
+                continue
+            cells = head.cells(line) if head.quote in line else line.strip().split(head.separator)
+            for place, cell in enumerate(cells):
+                column = 0 if head.names is None else place
+                if "," not in cell or column in decimal:
+                    continue
+                if _THOUSANDS.fullmatch(cell.strip()):
+                    unclear.setdefault(column, number)
+                else:
+                    decimal.add(column)
+            if len(decimal) >= (1 if head.names is None else len(cells)):
+                return
+    lines = [number for column, number in unclear.items() if column not in decimal]
+    if lines:
+        message = (
+            "the comma before three digits is a decimal mark or a thousands separator; save the numbers without "
+            "thousands separators and with decimal points"
+        )
+        raise InputError(message, file=path, place=f"line {min(lines)}")
 
 
 def _block(lines: Sequence[str], rest: Iterator[str], path: Path) -> Head | None:

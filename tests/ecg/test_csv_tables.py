@@ -33,7 +33,6 @@ def test_csv_arrays_name_their_leads(tmp_path):
         ("time;DI;DII\n0;1,5;2\n1;3,0;4\n", [1.5, 3]),
         ('I,II\n"1,5",2\n3,"-0,125"\n', [1.5, 3]),
         ('I\n"1,5"\n3\n', [1.5, 3]),
-        ("I (mV)\n1,5\n3,0\n", [1.5, 3]),
     ],
 )
 def test_dialects_of_csv_arrays(tmp_path, text, expected):
@@ -189,10 +188,44 @@ def test_cells_that_do_not_count_the_rows_are_not_left_out(tmp_path):
     (tmp_path / "a.csv").write_text('"I\n(mV)","II\n(mV)"\n0.0,0.1\n0.5,0.2\n')
     with pytest.raises(InputError):  # names with a line break; I had the values of II
         read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
-    for text, values in (("II (mV)\n0,000\n0,050\n0,1\n", [0, 0.05, 0.1]), ("II\n1,100\n2,105\n", [100, 105])):
-        (tmp_path / "a.csv").write_text(text)
-        found = read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
-        np.testing.assert_array_equal(found.values["II"], np.float32(values))
+    (tmp_path / "a.csv").write_text("II\n1,100\n2,105\n")
+    assert read_recording(tmp_path / "a.csv", array=ArraySpec(100.0)).values["II"].tolist() == [100, 105]
+
+
+QUOTES = "; numbers with decimal commas need quotes"
+THOUSANDS = ": the comma before three digits is a decimal mark or a thousands separator"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("II (mV)\n0,000\n0,050\n0,1\n", "line 2: 2 values for 1 named column" + QUOTES),
+        ("II\n512,0\n511,0\n", "line 2: 2 values for 1 named column" + QUOTES),
+        ("II (uV)\n880\n1,014\n", "line 3: 2 values for 1 named column" + QUOTES),
+        ('II (uV)\n"880"\n"1,014"\n', "line 3 has text instead of a number, or another decimal mark"),
+        ("I,II\n1,2,\n3,4,\n", "line 2: 3 values for 2 named columns$"),
+        ("II\n1,\n5,\n", "line 2: 2 values for 1 named column$"),
+        ("I;II;III\n0,1;2\n", "line 2: 2 values for 3 named columns$"),
+        ("I (uV);II (uV)\n880;3\n1,014;4\n-2,850;5\n", "line 3" + THOUSANDS),
+        ('time,I\n"0,000","880"\n"0,004","1,014"\n', "line 3" + THOUSANDS),
+        ("I;II\n0,5;880\n1,014;1,014\n", "line 3" + THOUSANDS),
+        (WATCH.replace("-500.5", "-1,500"), "line 13" + THOUSANDS),
+    ],
+)
+def test_commas_that_may_be_of_thousands_or_of_columns_are_refused(tmp_path, text, message):
+    """1,014 uV was read as 1.014, and the two integers 512,0 as 512."""
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_recording(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "text", ["I\tII\n1,014\t3\n0,880\t4\n", "time;I\n1,000;1,014\n1,004;0,88\n", "1,014;3;5\n0,88;4;5\n"]
+)
+def test_one_number_shows_that_the_commas_of_a_column_are_decimal_marks(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    found = read_recording(tmp_path / "a.csv", array=ArraySpec(250.0, None if "I" in text else ("I", "II", "III")))
+    np.testing.assert_allclose(found.values["I"], [1.014, 0.88], rtol=1e-6)
 
 
 @pytest.mark.parametrize("between", ["\n\n", "\r\r\n", "\n \n"])
