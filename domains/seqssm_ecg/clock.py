@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ UNITS = {
 }
 UNSTATED = (1.0, 1e-3, 1e-6, 1e-9)  # units of a column that names none; the range of rates leaves one of them
 SAME = 0.01  # relative difference of rates that are taken for equal
+NEAR = 0.05  # relative difference of the rates of two columns that may be due to rounding or to two clocks
+FIRST = 1000  # times whose digits are counted
 GAP = 1.75  # steps; a longer one is a gap (2 without one sample; times rounded to half a step have steps of 1.5)
 MOST = 1_000_000  # times that are read; the rest of a day's recording has the same rate
 FEW = 0.02  # share of long steps up to which they are gaps; times rounded to one step or two have more
@@ -56,34 +59,18 @@ class Clock:
     name: str
     times: np.ndarray
 
-    def timed(self, spec: ArraySpec, path: Path) -> tuple[ArraySpec, list[str]]:
-        """Return how the array is read, with a sampling rate if the column has one, and notes on missing samples.
-
-        Args:
-            spec: how the user has it read.
-            path: the file, for messages.
-
-        Raises:
-            InputError: the user's rate differs from the column's by more than 1 %.
-        """
+    def measured(self) -> Measured | None:
+        """Return the rates of the column, or None if its times do not increase."""
         steps = self._steps()
         if steps is None:
-            return spec, []
+            return None
         usual = steps <= GAP * np.median(steps)
         gaps = int((~usual).sum())
         few = gaps <= FEW * len(steps)
-        rates = self._rates(steps[usual] if few else steps)
         count = f"{gaps} gap{'s' if gaps > 1 else ''}"
         notes = [f"column {self.name} has {count}; samples are taken as evenly spaced"] if gaps and few else []
-        given = spec.rate_hz
-        if given is None:
-            return replace(spec, rate_hz=_rounded(rates[0])) if len(rates) == 1 else spec, notes
-        if rates and all(abs(rate / given - 1) > SAME for rate in (*rates, *self._rates(steps))):
-            raise InputError(
-                f"column {self.name}: {rates[0]:g} samples per second, but the sampling rate is given as {given:g} Hz",
-                file=path,
-            )
-        return spec, notes
+        rates = self._rates(steps[usual] if few else steps)
+        return Measured(self.name, rates, [*rates, *self._rates(steps)], _resolution(self.times), notes)
 
     def _steps(self) -> np.ndarray | None:
         """Return the differences of the times, or None if these do not increase."""
@@ -100,8 +87,29 @@ class Clock:
         return [rate for rate in rates if RATES[0] <= rate <= RATES[1]]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The rates of a column of times.
+
+    Attributes:
+        name: its name.
+        rates: possible sampling rates, without gaps; none for a column that counts the samples.
+        accepted: rates that a given one may be equal to: these, and those with gaps.
+        resolution: unit of the last digit of its times, in steps.
+        notes: notes on gaps.
+    """
+
+    name: str
+    rates: list[float]
+    accepted: list[float]
+    resolution: float
+    notes: list[str]
+
+
 def timed(clocks: Sequence[Clock], spec: ArraySpec, path: Path) -> tuple[ArraySpec, list[str]]:
-    """Return how a table is read (`Clock.timed`), by the first of its columns of times that has a sampling rate.
+    """Return how a table is read, with a sampling rate if its columns of times have one, and notes.
+
+    Of columns whose rates differ a little, the one with the finest times is used; a given rate decides between any.
 
     Args:
         clocks: the columns of times.
@@ -109,20 +117,47 @@ def timed(clocks: Sequence[Clock], spec: ArraySpec, path: Path) -> tuple[ArraySp
         path: the file, for messages.
 
     Raises:
-        InputError: a column contradicts the user's rate, or another column.
+        InputError: the user's rate differs from those of all columns by more than 1 %, or the rates of two columns by
+            more than 5 %.
     """
-    found = [(clock.name, *clock.timed(spec, path)) for clock in clocks]
-    rates = [(name, own.rate_hz) for name, own, _ in found if own.rate_hz is not None]
-    for name, rate in rates:
-        if abs(rate / rates[0][1] - 1) > SAME:
-            message = (
-                f"columns {rates[0][0]} and {name}: {rates[0][1]:g} and {rate:g} samples per second; remove the wrong "
-                "one"
+    found = [one for clock in clocks if (one := clock.measured()) is not None]
+    notes = [note for one in found for note in one.notes]
+    given = spec.rate_hz
+    if given is not None:
+        rated = [one for one in found if one.rates]
+        wrong = [one for one in rated if all(abs(rate / given - 1) > SAME for rate in one.accepted)]
+        if wrong and len(wrong) == len(rated):
+            agreed(wrong[0].rates[0], given, f"column {wrong[0].name}", path)
+        used = f"the given {given:g} Hz is used"
+        return spec, notes + [f"column {one.name} has {one.rates[0]:g} samples per second; {used}" for one in wrong]
+    certain = [one for one in found if len(one.rates) == 1]
+    if not certain:
+        return spec, notes
+    best = min(certain, key=lambda one: one.resolution)
+    for other in certain:
+        pair, difference = (best.rates[0], other.rates[0]), abs(other.rates[0] / best.rates[0] - 1)
+        if difference > NEAR:
+            raise InputError(
+                f"columns {best.name} and {other.name}: {pair[0]:g} and {pair[1]:g} samples per second; remove the "
+                "wrong one, or pass the sampling rate (predict --array-rate-hz, fit --data.array_rate_hz)",
+                file=path,
             )
-            raise InputError(message, file=path)
-    if rates and spec.rate_hz is None:
-        spec = replace(spec, rate_hz=rates[0][1])
-    return spec, [note for *_, notes in found for note in notes]
+        if difference > SAME:
+            notes.append(
+                f"columns {best.name} and {other.name} have {pair[0]:g} and {pair[1]:g} samples per second; "
+                f"{best.name} is used"
+            )
+    return replace(spec, rate_hz=_rounded(best.rates[0])), notes
+
+
+def _resolution(times: np.ndarray) -> float:
+    """Return the unit of the last digit of increasing times, in median steps, down to a thousandth of a step."""
+    known = times[np.isfinite(times)][:FIRST]
+    step = float(np.median(np.diff(known)))
+    places = [math.floor(-math.log10(step)) + more for more in range(4)]
+    since = known - known[0]
+    exact = (place for place in places if np.abs(np.round(since, place) - since).max() < 1e-3 * step)
+    return 10.0 ** -next(exact, places[-1]) / step
 
 
 def agreed(rate_hz: float, given: float | None, source: str, path: Path) -> float:

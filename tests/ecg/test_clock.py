@@ -50,10 +50,35 @@ def test_columns_of_times_that_contradict_each_other(tmp_path):
     (tmp_path / "a.csv").write_text("time_s,t_ms,I\n0,0,1\n0.004,2,2\n0.008,4,3\n")
     with pytest.raises(InputError, match="columns time_s and t_ms: 250 and 500 samples per second; remove the wrong"):
         read_recording(tmp_path / "a.csv")
-    with pytest.raises(InputError, match="column t_ms: 500 samples per second, but the sampling rate is given as 250"):
-        read_recording(tmp_path / "a.csv", array=ArraySpec(250.0))
+    found = read_recording(tmp_path / "a.csv", array=ArraySpec(250.0))
+    assert (found.rate_hz, found.notes[1:]) == (
+        250,
+        ["column t_ms has 500 samples per second; the given 250 Hz is used"],
+    )
+    with pytest.raises(
+        InputError, match="column time_s: 250 samples per second, but the sampling rate is given as 400"
+    ):
+        read_recording(tmp_path / "a.csv", array=ArraySpec(400.0))
     (tmp_path / "a.csv").write_text("time_s,time,I\n0,0:00.000,1\n0.004,0:00.004,2\n0.008,0:00.008,3\n")
     assert read_recording(tmp_path / "a.csv").rate_hz == 250
+
+
+@pytest.mark.parametrize(
+    ("names", "first", "second", "rate"),
+    [
+        ("timestamp,time", lambda n: 4 * n, lambda n: round(n / 256, 6), 256),
+        ("time_us,time_ms", lambda n: 1015 * n, lambda n: n, 1e6 / 1015),
+        ("time_ms,timestamp_ms", lambda n: 4 * n, lambda n: round(1.7e12 + 4.06 * n), 250),
+    ],
+)
+def test_the_finest_of_columns_of_times_that_differ_a_little_is_used(tmp_path, names, first, second, rate):
+    """They were an error, with a given rate, too."""
+    lines = [f"{first(n)},{second(n)},{n % 5}" for n in range(300)]
+    (tmp_path / "a.csv").write_text("\n".join([f"{names},I", *lines]))
+    found = read_recording(tmp_path / "a.csv")
+    assert found.rate_hz == pytest.approx(rate, rel=1e-3)
+    assert re.fullmatch(r"columns \w+ and \w+ have [\d.]+ and [\d.]+ samples per second; \w+ is used", found.notes[1])
+    assert read_recording(tmp_path / "a.csv", array=ArraySpec(rate)).rate_hz == rate
 
 
 @pytest.mark.parametrize(
