@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 
 from seqssm.errors import InputError, no_column
 from seqssm.files.folds import FoldColumn, chosen_folds, is_fold_column
 from seqssm.files.labels import is_missing, lacks_value
 from seqssm.files.numbers import MISSING
-from seqssm.files.splits import NO_COLUMN, is_patient_column, split_column, split_of_cell, split_of_flag
+from seqssm.files.splits import (
+    BY_FILE,
+    NO_COLUMN,
+    SPLIT_NAMES,
+    is_patient_column,
+    split_column,
+    split_of_cell,
+    split_of_flag,
+)
 from seqssm.files.tables import Table
 from seqssm_dna.letters import first_foreign, what_is
 
@@ -61,9 +70,10 @@ def read_folds(table: Table, name: str | None) -> FoldColumn | None:
 
     Args:
         table: the table.
-        name: column of the splits or folds; `NO_COLUMN` for none; by default the one with a usual name of folds.
+        name: column of the splits or folds; `NO_COLUMN` or `BY_FILE` for none; by default the one with a usual
+            name of folds.
     """
-    if name == NO_COLUMN or (name is not None and (name not in table.frame or split_of_flag(name))):
+    if name in (NO_COLUMN, BY_FILE) or (name is not None and (name not in table.frame or split_of_flag(name))):
         return None
     found = chosen_folds(table.frame, name) or chosen_folds(table.frame, None)
     for column in _named(table) if found is None else ():
@@ -77,9 +87,11 @@ def read_splits(
 ) -> tuple[list[str] | None, str]:
     """Return the split of each row, None if no column holds it, and another column of splits, which is not read.
 
+    A column of which it is uncertain whether it holds splits is reported, and any if the files are the splits.
+
     Args:
         table: the table.
-        name: column of the splits, `NO_COLUMN` for none; by default ``split``.
+        name: column of the splits, `NO_COLUMN` for none, `BY_FILE` for files that are the splits; by default ``split``.
         folds: the column of folds.
         flags: command-line names of the options, for messages.
         used: columns with another meaning.
@@ -90,17 +102,29 @@ def read_splits(
     option = (flags or {}).get("split", "split_column")
     if name == NO_COLUMN:
         return None, ""
+    if name == BY_FILE:
+        marked = [one for one in _named(table) if one not in used and _divides(table, one)]
+        table.notes += [f"column {one} holds splits and is not used, as every file is a split" for one in marked]
+        return None, ""
     column = find_column(table, name, ("split",), "split", flags, needed=False)
     if folds is not None and folds.decides and column == folds.name:
         return None, ""
     if column is None:
         others = [one for one in _named(table) if one not in used and (folds is None or one != folds.name)]
+        divides = next((one for one in others if _divides(table, one)), None)
         other = split_column(table, others)
         named = [one for one in others if one.lower() in ("set", "subset", "partition") or split_of_flag(one)]
-        if other is None and named:
+        if divides is not None:
+            return None, divides
+        if other is not None:
+            chosen = f"{option} {shlex.quote(other)}"
+            table.notes.append(f"column {other} may hold splits and is not used; {chosen} uses it in fit, not in kfold")
+        elif named:
             how = "its flags are used by" if split_of_flag(named[0]) else "if it has train, valid and test,"
-            table.notes.append(f"column {named[0]} is not used; {how} {option} {named[0]} in fit, not in kfold")
-        return None, other or ""
+            table.notes.append(
+                f"column {named[0]} is not used; {how} {option} {shlex.quote(named[0])} in fit, not in kfold"
+            )
+        return None, ""
     found = []
     for row, cell in enumerate(table.frame[column]):
         split = split_of_cell(cell, column)
@@ -114,6 +138,14 @@ def read_splits(
     return found, ""
 
 
+def _divides(table: Table, column: str) -> bool:
+    """Whether a column convinces as the split: words or flags of train and another one; ``test`` may be a result."""
+    cells = {str(cell).strip().lower() for cell in table.frame[column]} - MISSING
+    splits = {split_of_cell(cell, column) for cell in cells}
+    explicit = column.strip().lower() not in SPLIT_NAMES or cells <= set(SPLIT_NAMES)
+    return explicit and None not in splits and "train" in splits and len(splits) > 1
+
+
 def patients_note(table: Table, flags: Mapping[str, str] | None) -> list[str]:
     """Describe a column that may hold the patients of several rows each, which no option names.
 
@@ -124,7 +156,7 @@ def patients_note(table: Table, flags: Mapping[str, str] | None) -> list[str]:
     option = (flags or {}).get("group", "group_column")
     for name in filter(is_patient_column, _named(table)):
         if 2 < table.frame[name].nunique() < len(table):
-            return [f"column {name} is not used; {option} {name} keeps the rows of a {name} in one split"]
+            return [f"column {name} is not used; {option} {shlex.quote(name)} keeps the rows of a {name} in one split"]
     return []
 
 

@@ -13,7 +13,7 @@ import torch
 from seqssm.bounds import COUNT, RATE, SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
-from seqssm.files.splits import NO_COLUMN, require_fold
+from seqssm.files.splits import BY_FILE, NO_COLUMN, require_fold
 from seqssm.metrics.classes import class_list
 from seqssm.training.data import DataModule, whole_batch
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet, registered
@@ -273,11 +273,12 @@ class SequenceData(DataModule):
     def _read(self, sources: Mapping[str, Any], registered: LabelledSet | None) -> Labelled:
         h = self.hparams
         group = h["group_column"] or (registered.group if registered is not None else None)
+        split = NO_COLUMN if self.external else h["split_column"]
         columns = LabelColumns(
             h["sequence_column"],
             h["label_column"],
             tuple(h["label_columns"] or ()),
-            h["split_column"] if len(sources) == 1 and not self.external else NO_COLUMN,
+            BY_FILE if len(sources) > 1 and split != NO_COLUMN else split,
             group,
             h["id_column"],
         )

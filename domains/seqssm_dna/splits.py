@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -200,10 +201,14 @@ def split_labelled(
     count = len(found)
     if folds is None and found.splits is None and not recorded:
         _require_no_split(found)
-    elif folds is None and found.folds is not None:
+    if folds is None and found.folds is not None:
         advice = "kfold --folds {count} uses it" + (" with --data.split_column {column}" if found.folds.others else "")
-        found.notes += unused_folds([found.folds], advice)
-    elif found.unread:
+        if found.folds.divides or found.folds.others:
+            found.notes += unused_folds([found.folds], advice)
+        else:
+            advice = f"if it holds folds, {advice.format(count=found.folds.count)}"
+            found.notes.append(f"column {found.folds.name} is not used for the split; {advice}")
+    if found.unread:
         why = "there are folds" if folds is not None else "the run has a random split"
         found.notes.append(f"column {found.unread} holds splits and is not used, as {why}")
     splits = np.array(found.splits if found.splits is not None else ["train"] * count, dtype=object)
@@ -234,15 +239,19 @@ def _require_no_split(found: Labelled) -> None:
     """Raise InputError if a column says how to split the rows, which would be split at random."""
     at_random = "--data.split_column none for a random split"
     own = found.folds
+    if own is not None and not (own.divides or own.decides):
+        own = None
     if own is not None and own.others:
         raise InputError(several_columns([own.name, *own.others], own.cells.values()), file=found.path)
     if own is not None:
-        named = f" --data.split_column {own.name}" if own.numbers_splits and not own.decides else ""
+        named = f" --data.split_column {shlex.quote(own.name)}" if own.numbers_splits and not own.decides else ""
         advice = f"run kfold --folds {own.count}{named}, or pass --data.folds {own.count} --data.fold K{named}, "
         message = f"column {own.name} holds folds ({own.span()}): {own.for_folds(advice + 'or ' + at_random)}"
         raise InputError(message, file=found.path)
     if found.unread:
-        message = f"column {found.unread} holds splits: pass --data.split_column {found.unread}, or {at_random}"
+        message = (
+            f"column {found.unread} holds splits: pass --data.split_column {shlex.quote(found.unread)}, or {at_random}"
+        )
         raise InputError(message, file=found.path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
 from seqssm.errors import InputError, no_column
@@ -131,14 +132,16 @@ def ignored_split(table: Table, ignored: Sequence[str]) -> str:
     if name is None:
         return ""
     return (
-        f"column {name} may say in which split a record is: --data.split_column {name} splits by it, "
+        f"column {name} may say in which split a record is: --data.split_column {shlex.quote(name)} splits by it, "
         f"--data.split_column {NO_COLUMN} at random"
     )
 
 
 def _numbered(column: FoldColumn) -> str:
     """Message on a column whose numbers may be splits or folds."""
-    advice = f"--data.split_column {column.name} uses them; --data.split_column {NO_COLUMN} splits at random"
+    advice = (
+        f"--data.split_column {shlex.quote(column.name)} uses them; --data.split_column {NO_COLUMN} splits at random"
+    )
     return f"column {column.name}: {column.for_folds(advice)}"
 
 

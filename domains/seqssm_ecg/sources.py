@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -289,8 +290,8 @@ def _class_columns(table: Table, chosen: Sequence[str] | None) -> list[str]:
         for name in classes:
             if split_of_flag(name) is not None:  # a 0/1 column that says in which split a row is
                 raise InputError(
-                    f"column {name} is the name of a split, not of a class: --data.split_column {name} splits by it; "
-                    "otherwise list the class columns with --data.label_columns",
+                    f"column {name} is the name of a split, not of a class: --data.split_column {shlex.quote(name)} "
+                    "splits by it; otherwise list the class columns with --data.label_columns",
                     file=table.path,
                     place=table.header,
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ def split_of(
     if folds in manifest.marks and column is None and not Path(folds).is_dir():
         numbered = None if split_of_flag(folds) else read_folds(folds, _cells(folds, manifest))
         if numbered is not None:
-            advice = numbered.for_folds(f"pass --data.folds {numbered.count} --data.split_column {folds}")
+            advice = numbered.for_folds(f"pass --data.folds {numbered.count} --data.split_column {shlex.quote(folds)}")
             raise InputError(
                 f"--data.folds {folds}: the column holds folds ({numbered.span()}); {advice}", file=manifest.path
             )
@@ -138,7 +139,7 @@ def _report_unused(manifest: Manifest, tell: Callable[[str], None], used: str | 
     others = [name for name in manifest.marks if name not in (used, *folds)]
     if others:
         usable = next((name for name in others if _holds_splits(name, manifest)), None)
-        how = f"--data.split_column {usable} uses it" if usable else "it does not hold train, val and test"
+        how = f"--data.split_column {shlex.quote(usable)} uses it" if usable else "it does not hold train, val and test"
         how += "" if usable else "; for given folds, --data.folds takes a folder of split files, one per fold"
         tell(f"{manifest.path}: warning: the column {' and '.join(others)} is not used; {how}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ _NAME = re.compile(
 _SET = re.compile(r"(?:data_?|split_?)?sets?(?:_?(?:id|no|nr|num|number|index))?|data_?(?:split|partition|subset)s?")
 LISTED = 5  # maximum number of merged folds in a message
 MOST_NAMES = 50  # maximum number of folds with names, and in columns whose name does not say that they hold folds
+MOST_FOLDS = 20  # maximum number of folds that leave no doubt
 OTHER = "or pass --data.split_column none for random folds"
 _CELL = re.compile(r"(?:([^\W\d_]+)[\s_.:#-]*)?(\d{1,9})(?:\.0+)?")
 
@@ -65,6 +67,15 @@ class FoldColumn:
         return len(self.cells)
 
     @property
+    def divides(self) -> bool:
+        """Whether the cells convince as folds: 2 to 20 consecutive numbers from 0 or 1, each of several rows."""
+        rows = Counter(number for number in self.numbers if number is not None)
+        if not 2 <= len(rows) <= MOST_FOLDS or min(rows.values()) == 1 or min(rows) > 1:
+            return False
+        numbered = all(_fold_of(cell) is not None for cell in self.cells.values())
+        return numbered and max(rows) - min(rows) + 1 == len(rows)
+
+    @property
     def numbers_splits(self) -> bool:
         """Whether the column may number train, val and test: its name says splits or sets, and it has three numbers."""
         numbers = [re.sub(r"\.0+$", "", self.cells[number]) for number in sorted(self.cells)]
@@ -98,7 +109,7 @@ class FoldColumn:
         if self.others:
             raise InputError(several_columns([self.name, *self.others], self.cells.values()), file=file)
         if self.numbers_splits and not self.decides:
-            advice = self.for_folds(f"pass --data.split_column {self.name}, {OTHER}")
+            advice = self.for_folds(f"pass --data.split_column {shlex.quote(self.name)}, {OTHER}")
             raise InputError(f"column {self.name} holds {self.span()}: {advice}", file=file)
         if self.damaged is not None:
             row, cell = self.damaged
@@ -278,7 +289,7 @@ def fold_columns(columns: Mapping[str, Iterable[object]]) -> dict[str, FoldColum
 def chosen_folds(columns: Mapping[str, Iterable[object]], name: str | None) -> FoldColumn | None:
     """Return the column of folds: the chosen one, or the only one; None if there is none.
 
-    Of several, the first one is returned with the names of the `others`.
+    Of several, the first one that convinces is returned with the names of the `others`.
 
     Args:
         columns: cells of columns, by column.
@@ -291,7 +302,8 @@ def chosen_folds(columns: Mapping[str, Iterable[object]], name: str | None) -> F
     if not several:
         return None
     split = next((one for one in several if one.name.strip().casefold() == "split"), None)
-    first = replace(several[0] if split is None else split, decides=split is not None)
+    first = split or next((one for one in several if one.divides), several[0])
+    first = replace(first, decides=split is not None)
     return replace(first, others=tuple(one.name for one in several if one.name != first.name))
 
 
@@ -300,12 +312,13 @@ def unused_folds(found: Iterable[FoldColumn], advice: str) -> list[str]:
 
     Args:
         found: the columns.
-        advice: how the folds can be used; ``{column}`` stands for the column, ``{count}`` for the number of its folds.
+        advice: how the folds can be used; ``{column}`` stands for the column in a command, ``{count}`` for the
+            number of its folds.
     """
     said = []
     for one in found:
         what = f"column {one.name} holds folds ({one.span()}) and is not used for the split"
         if one.others:
             what = f"the columns {' and '.join((one.name, *one.others))} hold folds and are not used for the split"
-        said.append(f"{what}; {one.for_folds(advice.format(column=one.name, count=one.count))}")
+        said.append(f"{what}; {one.for_folds(advice.format(column=shlex.quote(one.name), count=one.count))}")
     return said

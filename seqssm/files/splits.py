@@ -88,6 +88,8 @@ def split_column(table: Table, names: Sequence[str]) -> str | None:
 
 NO_COLUMN = "none"
 """Value of the options ``split_column``: a split that no column of the table determines."""
+BY_FILE = "\0"
+"""In place of a column of splits: every file is one split."""
 
 
 _PATIENT = re.compile(

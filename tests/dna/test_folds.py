@@ -6,6 +6,7 @@ import re
 
 import pytest
 from seqssm_dna.labelled import LabelColumns, read_labelled
+from seqssm_dna.sequences import SequenceData
 from seqssm_dna.splits import require_folds, split_labelled
 
 from seqssm.errors import InputError
@@ -135,6 +136,49 @@ def test_no_random_split_in_place_of_that_of_the_table(write, name, cells, advic
         found = read_labelled(path)
         assert "test fold 0 of 3, at random" in split_labelled(found, 0.1, 0.1, 0, 0, 3)
         assert f"column {name} holds splits and is not used, as there are folds" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("test", ["0", "1"]),
+        ("train", ["0", "1"]),
+        ("comment", ["valid", "test"]),
+        ("is_train", ["1"]),
+        ("fold", ["TIM", "Rossmann"]),
+        ("fold", ["2", "5", "9"]),
+        ("cv", [str(k) for k in range(24)]),
+        ("fold_id", [str(k) for k in range(48)]),
+    ],
+)
+def test_columns_that_need_not_divide_the_table_are_reported(write, name, cells):
+    """They were refused: results of an assay, folds of proteins, numbers of the rows."""
+    rows = [(letters(20, k), "ab"[k % 2], cells[k // 2 % len(cells)]) for k in range(48)]
+    if len(cells) == 48:
+        rows = [(*row[:2], k) for k, row in enumerate(rows)]
+    found = read_labelled(write(csv(rows, f"sequence,label,{name}"), "a.csv"))
+    assert split_labelled(found, 0.1, 0.1, 0).startswith("random")
+    assert any(note.startswith(f"column {name} ") and "not used" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("name", "cells"), [("data set", ("train", "test")), ("Split set", "012")])
+def test_names_of_columns_are_quoted_in_commands(write, name, cells):
+    rows = [(letters(20, k), "ab"[k % 2], cells[k // 2 % len(cells)]) for k in range(24)]
+    with pytest.raises(InputError, match=f"--data.split_column '{name}', or"):
+        split_labelled(read_labelled(write(csv(rows, f"sequence,label,{name}"), "a.csv")), 0.1, 0.1, 0)
+
+
+def test_a_column_of_splits_beside_files_of_the_splits_is_reported(write, capsys):
+    """Rows that it marks as test were trained on without a remark."""
+    rows = [(letters(20, k), "ab"[k % 2], ("train", "test")[k // 2 % 2]) for k in range(24)]
+    train = write(csv(rows, "sequence,label,set"), "a.csv")
+    test = write(csv([(letters(20, k), "ab"[k % 2]) for k in range(24, 36)], "sequence,label"), "b.csv")
+    data = SequenceData(train=str(train), test=str(test))
+    data.setup("fit")
+    assert "column set holds splits and is not used, as every file is a split" in "".join(capsys.readouterr())
+    chosen = SequenceData(train=str(train), test=str(test), split_column="none")
+    chosen.setup("fit")
+    assert "column set" not in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("cell", ["{}.37", "x", "{}%"])
