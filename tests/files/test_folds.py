@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
 from seqssm.errors import InputError
@@ -137,7 +139,7 @@ def test_numbers_of_splits_are_not_advised_as_folds_alone(name, cells):
     assert chosen is not None
     assert len(chosen.require(str, "a.csv")) == 12
     if name != "split":  # the name of which is that of the default column
-        with pytest.raises(InputError, match=f"if they are folds, pass --data.split_column {name}"):
+        with pytest.raises(InputError, match=f"if they are folds, pass --data.split_column {shlex.quote(name)}"):
             found.require(str, "a.csv")
 
 
