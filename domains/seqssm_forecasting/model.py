@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqssm.errors import InputError
-from seqssm.nn.mamba import Mamba, is_plain_linear
+from seqssm.nn.mamba import Mamba, is_hooked, is_plain_linear
 from seqssm.orders import build
 from seqssm.training.sizes import require_rates, require_sizes
 
@@ -74,7 +74,7 @@ def scanned_together(layers: Sequence[Mamba], x: Tensor) -> Tensor | None:
         The inputs of their ``out_proj``, (B, L, R, E); None if a module of a layer must be called, such as an adapter.
     """
     weights = [layer.plain_weights() for layer in layers]
-    hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    hooked = any(is_hooked(part) for layer in layers for part in (layer, *layer.children()))
     if hooked or any(one is None or any(part is None for part in one) for one in weights):
         return None
     stacked = [torch.stack(parts) for parts in zip(*weights, strict=True)]  # type: ignore[arg-type]

@@ -323,8 +323,14 @@ def _constants(branches: list[ScanBranch], dtype: torch.dtype) -> tuple[Tensor, 
     return A.to(kept), torch.stack([branch.D for branch in branches]).to(kept)
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether hooks of a module, forward or backward, must be called."""
+    forward, backward = module._forward_hooks or module._forward_pre_hooks, module._backward_hooks
+    return bool(_has_any_global_hook() or forward or backward or module._backward_pre_hooks)
+
+
 def is_plain_linear(layer: nn.Module) -> bool:
     """Whether a call of a layer is nothing but the product with its weight, so that the weight may be used instead."""
-    hooked = _has_any_global_hook() or layer._forward_hooks or layer._forward_pre_hooks
     own = layer._parameters
-    return type(layer) is nn.Linear and not hooked and own.get("weight") is not None and own.get("bias") is None
+    plain = type(layer) is nn.Linear and own.get("weight") is not None and own.get("bias") is None
+    return plain and not is_hooked(layer)

@@ -16,7 +16,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from seqssm_kernels.contract.order import remember
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
@@ -83,9 +82,7 @@ def _cached(parsed: Orders, geometry: Geometry, device: torch.device) -> Tensor:
     with torch.inference_mode(False), _disable_current_modes():
         table = _table(parsed, geometry)
         check(table, geometry.positions)
-        table = table.to(device)
-        remember(table, geometry.positions)
-        return table
+        return table.to(device)
 
 
 @torch.compiler.assume_constant_result

@@ -59,8 +59,9 @@ def test_the_two_scans_are_a_plain_recurrence_each_and_added():
 
 
 @pytest.mark.parametrize("outputs", [None, 3])
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
 @pytest.mark.parametrize("name", ["", "in_proj", "x_proj", "dt_proj", "scan_x", "out_proj"])
-def test_both_scans_in_one_call_equal_two_layers(outputs, name):
+def test_both_scans_in_one_call_equal_two_layers(outputs, name, kind):
     torch.manual_seed(0)
     block = VariateScan(16, 4).double()
     hooked, seen = block.forward_scan.get_submodule(name), []
@@ -69,7 +70,7 @@ def test_both_scans_in_one_call_equal_two_layers(outputs, name):
     for _ in range(2):
         y = block(x, outputs)
         found.append((y, *torch.autograd.grad(y.square().sum(), [x, *block.parameters()])))
-        hooked.register_forward_hook(lambda *_: seen.append(1))  # a hook must be called: two layers
+        getattr(hooked, f"register_{kind}")(lambda *_: seen.append(1))  # a hook must be called: two layers
     assert len(seen) == 1
     for together, apart in zip(*found, strict=True):
         torch.testing.assert_close(together, apart)

@@ -15,7 +15,6 @@ import pytest
 import torch
 from seqssm_kernels import causal_conv1d, causal_conv1d_step, selective_scan, selective_scan_step
 from seqssm_kernels.contract import engines, operators
-from seqssm_kernels.contract.order import remember
 
 COMPILERS = [name for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if shutil.which(name)]
 
@@ -367,15 +366,16 @@ def test_vmap(tools, engine):
     torch.testing.assert_close(found, expected)
 
 
-def test_a_remembered_table_is_checked_again_after_a_change():
-    table = torch.tensor([[2, 0, 1]], dtype=torch.int32)
-    x, weight = torch.randn(1, 3, 4), torch.randn(4, 2)
-    remember(table, 3)
-    causal_conv1d(x, weight, order=table)
-    with pytest.raises(ValueError, match=r"must be in \[0, 2\)"):  # remembered for another length
-        causal_conv1d(x[:, :2], weight, order=table)
-    with pytest.raises(ValueError, match="visits position"):  # another reading of the same memory
-        causal_conv1d(x, weight, order=table.expand(1, 3).as_strided((1, 3), (0, 0)))
-    table[0, 1] = 3
-    with pytest.raises(ValueError, match=r"must be in \[0, 3\)"):
-        causal_conv1d(x, weight, order=table)
+def test_batches_of_gradients_and_gradients_without_values():
+    x, weight = torch.randn(1, 5, 4, requires_grad=True), torch.randn(4, 2)
+    order = torch.tensor([[4, 3, 2, 1, 0]])
+    y = causal_conv1d(x, weight, order=order)
+    ahead = torch.randn(3, *y.shape)
+    (batched,) = torch.autograd.grad(y, x, ahead, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(y, x, one, retain_graph=True)[0] for one in ahead]
+    torch.testing.assert_close(batched, torch.stack(each))
+    with torch.device("meta"):
+        x = torch.randn(2, 5, 4, requires_grad=True)
+        dt, A, B = torch.randn(2, 5, 4), torch.randn(4, 3), torch.randn(2, 5, 3)
+        selective_scan(x, dt, A, B, B, order=torch.zeros(1, 5, dtype=torch.int32)).sum().backward()
+    assert x.grad.shape == x.shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from seqssm_kernels import dropout
@@ -55,6 +57,16 @@ def test_other_tensors_are_left_to_pytorch(x):
     for expected, found in zip(*both(x, 0.4), strict=True):
         assert torch.equal(expected, found)
         assert found.dtype == expected.dtype
+
+
+def test_threads_draw_different_masks():
+    masks = []
+    threads = [threading.Thread(target=lambda: masks.append(dropout(torch.ones(20_000), 0.5))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({tuple(mask[:64].tolist()) for mask in masks}) == 8
 
 
 def test_nothing_is_drawn_without_training_or_probability():

@@ -137,7 +137,7 @@ class _Operator:
             shape, dtype, device = ctx.out_like
             dout = torch.zeros(shape, dtype=dtype, device=device)
         arguments = (dout, dfinal, *fields, *saved, needs, ctx.engine)
-        if not torch.is_grad_enabled() and is_plain((dout, dfinal, *kept)):
+        if not torch.is_grad_enabled() and is_plain((dout, dfinal, *kept)) and not _is_abstract(dout, dfinal):
             grads = self.backward(*arguments)
         else:
             with below_autograd(torch.is_grad_enabled()):  # enabled with `create_graph`
@@ -146,6 +146,11 @@ class _Operator:
         for i, grad, need in zip(self.inputs, grads, needs):
             answer[i] = grad if need else None
         return tuple(answer)
+
+
+def _is_abstract(*grads: Tensor | None) -> bool:
+    """Whether a gradient has no values, or is a batch of gradients (``is_grads_batched``)."""
+    return any(t is not None and (t.is_meta or torch._C._functorch.is_legacy_batchedtensor(t)) for t in grads)
 
 
 def _filled(grads: Sequence[Tensor | None], call: Any) -> tuple[Tensor, ...]:

@@ -53,27 +53,6 @@ def check_order(order: Tensor, length: int) -> None:
         )
 
 
-def remember(table: Tensor, length: int) -> None:
-    """Note that a table was checked, so that no call with it does so again until an operation of PyTorch modifies it.
-
-    Args:
-        table: valid order table `(R, S)`.
-        length: number of positions `L`.
-    """
-    table.checked_for = (length, table._version)  # type: ignore[attr-defined]
-
-
-def _is_checked(order: Tensor, length: int) -> bool:
-    """Whether an order is a table, or a table with the axis of samples, that was remembered for this length."""
-    table = order if order._base is None else order._base
-    checked_for = getattr(table, "checked_for", None)  # first, because inference tensors have no version
-    return (
-        checked_for is not None
-        and checked_for == (length, table._version)
-        and (order.shape[-2:], order.stride()[-2:]) == (table.shape, table.stride())
-    )
-
-
 def _first_duplicate(order: Tensor, seen: Tensor) -> tuple[int, int, int]:
     rows = (seen.sum(-1) != (order >= 0).sum(-1)).nonzero()[0].tolist()
     ids, counts = torch.unique(order[tuple(rows)], return_counts=True)
@@ -116,8 +95,7 @@ def prepare(call: Call) -> Call:
         return call
     if order is not None:
         if order.device.type == "cpu" or _checks_everywhere():
-            if not _is_checked(order, length):
-                check_order(order.cpu(), length)
+            check_order(order.cpu(), length)
         elif order.dtype == torch.int64:
             order = order.clamp(RESET - 1, _INT32_MAX)
         order = order.to(torch.int32).contiguous()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import threading
 from functools import cache
 from typing import Any
 
@@ -30,13 +31,15 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     """`torch.nn.functional.dropout`, with the same result for the same seed.
 
     Args:
-        x: input of any shape; contiguous float32 on the CPU is processed here, others by PyTorch.
+        x: input of any shape; contiguous float32 on the CPU is processed here, in the main thread, others by PyTorch.
         p: probability of a zero; the other values are multiplied by 1 / (1 - p).
         training: whether to apply it.
     """
     if not training or not 0 < p < 1 or not (x.is_cpu and x.dtype == torch.float32) or x.numel() < FEWEST:
         return F.dropout(x, p, training)
-    if not is_eager((x,)) or not x.is_contiguous() or not _as_pytorch():
+    if not is_eager((x,)) or not x.is_contiguous() or threading.current_thread() is not threading.main_thread():
+        return F.dropout(x, p)  # another thread could draw between the reading and the writing of the state
+    if not _as_pytorch():
         return F.dropout(x, p)
     return x * _mask(tuple(x.shape), p)
 
