@@ -15,7 +15,7 @@ from seqssm_ecg.limits import RATES
 from seqssm_ecg.recording import ArraySpec
 
 NAMES = {"time", "t", "elapsed", "timestamp", "zeit", "temps", "tiempo", "tempo"}
-FILL = {"in", "elapsed", "since", "start"}
+FILL = {"in", "elapsed", "since", "start", "phone", "sensor"}
 UNITS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),

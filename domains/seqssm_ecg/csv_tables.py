@@ -6,12 +6,14 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm.files.content import encoding_of
 from seqssm.files.numbers import MISSING
 from seqssm_ecg.clock import places_of
 from seqssm_ecg.leads import canonical, split_unit
@@ -45,10 +47,11 @@ class Head:
         quote: quotation mark.
         names: names of the columns, with their units as in ``II (mV)``; None if the file has none.
         rate_hz: sampling rate, or None if the file does not give it.
-        clocks: columns of times written as ``0:00.004``.
+        clocks: columns of times written as ``0:00.004`` or as dates with times.
         numbered: whether a column without a name, of the numbers of the rows, is before the others, as R writes it.
         single: whether the file has one column, in which an empty line is a missing sample.
         trailing: whether the first sample's line ends with a separator.
+        encoding: encoding of the text.
     """
 
     lines: int
@@ -61,6 +64,7 @@ class Head:
     numbered: bool = False
     single: bool = False
     trailing: bool = False
+    encoding: str = "utf-8-sig"
 
     def cells(self, line: str) -> list[str]:
         """Split a line."""
@@ -77,15 +81,16 @@ def read_head(path: Path) -> Head:
     Raises:
         InputError: a header block has an invalid unit, the file has no samples, or its commas are ambiguous.
     """
-    head = _head(path)
+    encoding = encoding_of(path)
+    head = replace(_head(path, encoding), encoding=encoding)
     if head.decimal == ",":
         _check_thousands(path, head)
     return head
 
 
-def _head(path: Path) -> Head:
+def _head(path: Path, encoding: str) -> Head:
     """Read the lines before the samples (`read_head`)."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with open(path, encoding=encoding, errors="replace") as file:
         lines = list(islice(file, LINES))
         block = _block(lines, file, path)
         if block is not None:
@@ -145,7 +150,7 @@ def _check_thousands(path: Path, head: Head) -> None:
     """
     decimal = {place + head.numbered for place in places_of(head.names)}  # columns that are known to have decimals
     unclear: dict[int, int] = {}
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with open(path, encoding=head.encoding, errors="replace") as file:
         for number, line in enumerate(islice(file, head.lines, None), head.lines + 1):
             if "," not in line:
                 continue
@@ -241,7 +246,7 @@ def csv_blocks(path: Path, head: Head, size: int) -> Iterator[np.ndarray]:
         numbers = {"dtype": rest, "converters": dict.fromkeys(head.clocks, _seconds)}
     rows: dict[str, object] = {}
     if head.single:
-        rows = {"skip_blank_lines": False, "nrows": max(0, _last_line(path) - head.lines)}
+        rows = {"skip_blank_lines": False, "nrows": max(0, _last_line(path, head) - head.lines)}
     reader = pd.read_csv(
         path,
         sep=head.separator,
@@ -251,7 +256,7 @@ def csv_blocks(path: Path, head: Head, size: int) -> Iterator[np.ndarray]:
         skiprows=head.lines,
         na_values=NO_NUMBERS,
         chunksize=size,
-        encoding="utf-8-sig",
+        encoding=head.encoding,
         encoding_errors="replace",
         skipinitialspace=True,
         **numbers,
@@ -262,18 +267,22 @@ def csv_blocks(path: Path, head: Head, size: int) -> Iterator[np.ndarray]:
             yield frame.to_numpy().T[int(head.numbered) :]
 
 
-def _last_line(path: Path) -> int:
+def _last_line(path: Path, head: Head) -> int:
     """Return the number of lines up to the last one that is not empty."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with open(path, encoding=head.encoding, errors="replace") as file:
         return max((number for number, line in enumerate(file, 1) if line.strip()), default=0)
 
 
 def _seconds(cell: str) -> float:
-    """Convert ``1:02:03.5``, ``2:03.5`` or seconds; NaN for anything else."""
-    found = _TIME.fullmatch(cell.strip().replace(",", "."))
-    return (
-        np.nan if found is None else sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1)))
-    )
+    """Convert ``1:02:03.5``, ``2:03.5``, seconds, or a date and time of ISO 8601; NaN for anything else."""
+    text = cell.strip().replace(",", ".")
+    if found := _TIME.fullmatch(text):
+        return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1)))
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        return np.nan
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def text_line(path: Path, head: Head) -> int | None:
@@ -285,11 +294,11 @@ def text_line(path: Path, head: Head) -> int | None:
         path: the file.
         head: its head.
     """
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with open(path, encoding=head.encoding, errors="replace") as file:
         for number, line in enumerate(islice(file, head.lines, head.lines + SEARCHED), head.lines + 1):
             cells = head.cells(line)
             if not all(
-                cell in NO_NUMBERS or _is_number(cell, head.decimal) or (place in head.clocks and _TIME.fullmatch(cell))
+                cell in NO_NUMBERS or _is_number(cell, head.decimal) or (place in head.clocks and not np.isnan(_seconds(cell)))
                 for place, cell in enumerate(cells)
             ):
                 return number

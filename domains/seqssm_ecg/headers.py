@@ -261,6 +261,10 @@ def _text(path: Path) -> str:
             raise InputError(f"is not a WFDB header: size is {size} bytes", file=path)
         content = path.read_bytes()
     except FileNotFoundError:
+        named = path.with_suffix("")
+        if named.is_file():
+            words = f"its suffix is of no known format, and there is no {path.name}; a table of samples is named .csv"
+            raise InputError(words, file=named) from None
         raise InputError("no such header", file=path) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", file=path) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from seqssm.errors import InputError
+from seqssm_ecg.clock import places_of
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 LEAD_SETS = {
@@ -120,7 +121,8 @@ def match_leads(names: Sequence[str], lead_map: Mapping[str, str] | None, file: 
         if leads.count(lead) > 1:
             raise InputError(f"duplicate lead {lead}", file=file)
     if not leads:
-        named = next((name for name in names if name.strip()), "NAME")
+        times = places_of(names)
+        named = next((name for place, name in enumerate(names) if name.strip() and place not in times), "NAME")
         raise InputError(
             f"contains none of the 12 standard leads, only {', '.join(shown[:6])}; name the lead of a signal by "
             f"predict --lead-map {shlex.quote(named + '=LEAD')}, or fit --data.lead_map; LEAD is one of "

@@ -29,7 +29,7 @@ class Limits:
             replaces the one for all series.
 
     Raises:
-        InputError: an unknown kind, or a rule that is not of this form.
+        InputError: an unknown kind, a rule that is not of this form, or two rules for one series.
     """
 
     kind: str = "real"
@@ -38,8 +38,10 @@ class Limits:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"--data.values {self.kind}: expected one of {', '.join(KINDS)}")
-        for rule in self.rules:
-            parse(rule)
+        names = [parse(rule)[0] for rule in self.rules]
+        if twice := [name for name in names if names.count(name) > 1]:
+            words = f"{twice[0]} has" if twice[0] is not None else "all series have"
+            raise InputError(f"--clip: {words} two rules; join them to one, LOW:HIGH")
 
     @staticmethod
     def of(kept: dict[str, Any] | None, clip: str | Sequence[str] | None = None) -> Limits:

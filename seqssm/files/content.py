@@ -112,7 +112,7 @@ def as_utf8(
             raise InputError(message, file=path)
     if data[:1000].removeprefix(codecs.BOM_UTF8).lstrip().lower().startswith(HTML):
         raise InputError("is a web page, not a table; download the file itself", file=path)
-    marked = next((name for mark, name in BOMS if data.startswith(mark)), None)
+    marked = _marked(data)
     name = encoding or marked or "utf-8"
     notes = [f"read as {name}"] if encoding or marked not in (None, "utf-8-sig") else []
     if encoding is None and marked is None and (wide := _utf16(data)) is not None:
@@ -141,6 +141,31 @@ def as_utf8(
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return text, name.removesuffix("-sig"), notes
+
+
+def encoding_of(path: Path) -> str:
+    """Detect the encoding of a text file that is read in pieces, as `as_utf8` does, from its first 64 KiB.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Name for `open`; ``"utf-8-sig"`` if nothing speaks against it.
+    """
+    with open(path, "rb") as file:
+        data = file.read(2**16)
+    if found := _marked(data) or _utf16(data):
+        return found
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)  # the last character may be cut
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8-sig"
+
+
+def _marked(data: bytes) -> str | None:
+    """Return the encoding that a byte-order mark names."""
+    return next((name for mark, name in BOMS if data.startswith(mark)), None)
 
 
 def _utf16(data: bytes) -> str | None:

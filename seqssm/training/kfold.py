@@ -96,6 +96,7 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
     if not (study.resume and folder.holds_run()):
         folder.require_free(f"seqssm {domain.name} kfold", study.overwrite)
     require_writable(folder.path)
+    print(f"kfold: {len(cells)} runs; every model is set up once before the first", flush=True)
     require_models(domain, folder, cells, study)
     require_folds(domain, folder, cells, study)
     require_runs(domain, folder, cells, study)

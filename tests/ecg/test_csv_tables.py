@@ -177,6 +177,35 @@ def test_csv_exports_of_physionet(tmp_path):
     assert (found.rate_hz, found.values["II"].tolist()) == (250.0, [0.5, 0.25, np.float32(0.001)])
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_encodings_of_spreadsheets(tmp_path, encoding):
+    """The unit of `µV` decides on the size of the signal."""
+    (tmp_path / "a.csv").write_text("Zeit (s);I [µV]\n0,000;500,5\n0,002;-250,25\n0,004;0,5\n", encoding=encoding)
+    found = read_recording(tmp_path / "a.csv")
+    assert (found.rate_hz, found.leads) == (500.0, ("I",))
+    np.testing.assert_allclose(found.values["I"], [0.5005, -0.25025, 0.0005])
+
+
+def test_exports_of_a_chest_strap_with_dates(tmp_path):
+    """The telephone's times are those of packets; the sensor's are in ns since 2000."""
+    rows = [
+        f"2023-05-03T10:11:{12 + k // 73 / 2:06.3f};{736_419_072 * 10**9 + k * 7_692_308};{k / 0.13:.6f};{k - 10}"
+        for k in range(300)
+    ]
+    text = "\n".join(["Phone timestamp;sensor timestamp [ns];timestamp [ms];ecg [uV]", *rows])
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=r"predict --lead-map 'ecg \[uV\]=LEAD'"):
+        read_recording(tmp_path / "a.csv")
+    found = read_recording(tmp_path / "a.csv", lead_map={"ecg [uV]": "I"})
+    assert (found.rate_hz, found.leads) == (130.0, ("I",))
+    np.testing.assert_allclose(found.values["I"], (np.arange(300) - 10) / 1000, rtol=1e-6)
+    (tmp_path / "b.csv").write_text("timestamp,II\n2024-02-28 23:59:59.996,1\n2024-02-29 00:00:00.000,2\n")
+    assert read_recording(tmp_path / "b.csv").rate_hz == 250.0
+    (tmp_path / "a.csv").rename(tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt: its suffix is of no known format.*a table of samples is named \.csv"):
+        read_recording(tmp_path / "a.txt")
+
+
 def test_numbers_of_rows_without_a_name_are_no_lead(tmp_path):
     """R writes a header that is shorter than its rows; a separator at the end of the rows is something else."""
     (tmp_path / "a.csv").write_text('"I";"V5"\n"1";0;0\n"2";0;0\n"3";0,5;-0,25\n')

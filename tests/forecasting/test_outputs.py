@@ -32,6 +32,10 @@ def test_bounds_of_all_series_and_of_one():
             Limits("real", (rule,))
     with pytest.raises(InputError, match="no such series"):
         Limits("real", ("load=0:",)).bounds(["a"])
+    with pytest.raises(InputError, match="--clip: a has two rules"):  # the first one was ignored
+        Limits("real", ("a=0:", "a=:5"))
+    with pytest.raises(InputError, match="--clip: all series have two rules"):
+        Limits("real", ("0:", "b=1:2", ":5"))
 
 
 def test_integers_are_rounded_and_intervals_outwards():
