@@ -298,7 +298,7 @@ def text_line(path: Path, head: Head) -> int | None:
         for number, line in enumerate(islice(file, head.lines, head.lines + SEARCHED), head.lines + 1):
             cells = head.cells(line)
             if not all(
-                cell in NO_NUMBERS or _is_number(cell, head.decimal) or (place in head.clocks and not np.isnan(_seconds(cell)))
+                cell in NO_NUMBERS or _is_number(cell, head.decimal) or (place in head.clocks and _seconds(cell) >= 0)
                 for place, cell in enumerate(cells)
             ):
                 return number
