@@ -96,9 +96,9 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
     if not (study.resume and folder.holds_run()):
         folder.require_free(f"seqssm {domain.name} kfold", study.overwrite)
     require_writable(folder.path)
-    print(f"kfold: {len(cells)} runs; every model is set up once before the first", flush=True)
     require_models(domain, folder, cells, study)
     require_folds(domain, folder, cells, study)
+    print(f"kfold: {len(cells)} runs; each model is set up on the data before the first", flush=True)
     require_runs(domain, folder, cells, study)
     with folder.lock():
         content = {"config": texts, "overrides": study.overrides, "folds": study.folds, "windows": study.windows}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from seqssm.training.lightning_cli import TrainingCLI
 
 NO_TEST = "the data set has no test part"
+NEEDED = ("max_epochs", "max_steps", "limit_train_batches", "limit_test_batches")
 
 
 class _BegunError(Exception):
@@ -34,6 +35,9 @@ def require_trainable(cli: TrainingCLI, data: DataModule, trained: bool = True) 
     Raises:
         InputError: as the fit or the test would.
     """
+    for name in NEEDED[0 if trained else -1 :]:
+        if getattr(cli.trainer, name) == 0:
+            raise InputError(f"--trainer.{name} 0: every run is {'tested' if 'test' in name else 'trained'}")
     printed = (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()))
     with contextlib.ExitStack() as stack:
         for one in (*printed, quiet(), warnings.catch_warnings()):

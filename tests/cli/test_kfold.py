@@ -242,7 +242,8 @@ def test_a_later_model_that_cannot_be_set_up_is_refused_before_the_first_is_trai
     monkeypatch.setattr(ToyTask, "setup", refuse)
     assert main([*STUDY, "--models", "net,wide", "--seeds", "1,2"]) == 2
     printed = capsys.readouterr()
-    assert (printed.out, printed.err.strip()) == ("", "seqssm: not for these data")
+    assert printed.err.strip() == "seqssm: not for these data"
+    assert printed.out == "kfold: 4 runs; each model is set up on the data before the first\n"
     assert not Path("study").exists()
     assert main([*STUDY, "--models", "net", "--seeds", "1,2"]) == 0
     assert main([*STUDY, "--models", "wide", "--resume"]) == 2
@@ -252,6 +253,13 @@ def test_a_later_model_that_cannot_be_set_up_is_refused_before_the_first_is_trai
 def test_a_study_without_test_records_is_refused_before_it_is_trained(toy, capsys):
     assert main([*STUDY, "--data.rows", "1", "--models", "mean"]) == 2
     assert capsys.readouterr().err.strip() == "seqssm: the data set has no test part"
+    assert not Path("study").exists()
+
+
+@pytest.mark.parametrize("option", ["max_epochs", "max_steps", "limit_train_batches", "limit_test_batches"])
+def test_a_study_that_trains_or_tests_nothing_is_refused(toy, capsys, option):
+    assert main([*STUDY, f"--trainer.{option}", "0"]) == 2
+    assert f"seqssm: --trainer.{option} 0: every run is t" in capsys.readouterr().err
     assert not Path("study").exists()
 
 
