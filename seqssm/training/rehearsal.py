@@ -35,7 +35,7 @@ def require_trainable(cli: TrainingCLI, data: DataModule, trained: bool = True) 
     Raises:
         InputError: as the fit or the test would.
     """
-    for name in NEEDED[0 if trained else -1 :]:
+    for name in NEEDED if trained else NEEDED[-1:]:
         if getattr(cli.trainer, name) == 0:
             raise InputError(f"--trainer.{name} 0: every run is {'tested' if 'test' in name else 'trained'}")
     printed = (contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()))
