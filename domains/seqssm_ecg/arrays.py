@@ -193,7 +193,10 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, list[Clock]]:
             shape, dtype = (samples, columns), np.dtype(float)
             if names is not None and times:
                 values = np.concatenate(times, axis=1)[:, :MOST]
-                clocks = [Clock(names[place], own) for place, own in zip(places, values)]
+                clocks = [
+                    Clock(names[place], own, place in head.clocks, place in head.dates)
+                    for place, own in zip(places, values)
+                ]
     except FileNotFoundError:
         raise no_such_file(path) from None
     except OSError as error:

@@ -15,7 +15,7 @@ from seqssm_ecg.limits import RATES
 from seqssm_ecg.recording import ArraySpec
 
 NAMES = {"time", "t", "elapsed", "timestamp", "zeit", "temps", "tiempo", "tempo"}
-FILL = {"in", "elapsed", "since", "start", "phone", "sensor"}
+FILL = {"in", "elapsed", "since", "start"}
 UNITS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1.0),
     **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
@@ -54,10 +54,14 @@ class Clock:
     Attributes:
         name: its name.
         times: its values, of a file the first `MOST`; NaN where one is missing.
+        written: whether they were written as times or dates, and are in seconds.
+        dated: whether they were written as dates, which may be those of packets.
     """
 
     name: str
     times: np.ndarray
+    written: bool = False
+    dated: bool = False
 
     def measured(self) -> Measured | None:
         """Return the rates of the column, or None if its times do not increase."""
@@ -69,8 +73,9 @@ class Clock:
         few = gaps <= FEW * len(steps)
         count = f"{gaps} gap{'s' if gaps > 1 else ''}"
         notes = [f"column {self.name} has {count}; samples are taken as evenly spaced"] if gaps and few else []
-        rates = self._rates(steps[usual] if few else steps)
-        return Measured(self.name, rates, [*rates, *self._rates(steps)], _resolution(self.times), notes)
+        rates = [] if self.dated and gaps else self._rates(steps[usual] if few else steps)
+        accepted = [*rates, *self._rates(steps)]
+        return Measured(self.name, rates, accepted, _resolution(self.times), notes, self.dated)
 
     def _steps(self) -> np.ndarray | None:
         """Return the differences of the times, or None if these do not increase."""
@@ -80,7 +85,7 @@ class Clock:
 
     def _rates(self, steps: np.ndarray) -> list[float]:
         """Return the rates that fit the steps; none for a column that counts the samples."""
-        units = _units(self.name)
+        units = (1.0,) if self.written else _units(self.name)
         if len(units) > 1 and (steps == 1).all():
             return []
         rates = [1 / (steps.mean() * unit) for unit in units]
@@ -97,6 +102,7 @@ class Measured:
         accepted: rates that a given one may be equal to: these, and those with gaps.
         resolution: unit of the last digit of its times, in steps.
         notes: notes on gaps.
+        dated: whether its times were written as dates.
     """
 
     name: str
@@ -104,12 +110,14 @@ class Measured:
     accepted: list[float]
     resolution: float
     notes: list[str]
+    dated: bool
 
 
 def timed(clocks: Sequence[Clock], spec: ArraySpec, path: Path) -> tuple[ArraySpec, list[str]]:
     """Return how a table is read, with a sampling rate if its columns of times have one, and notes.
 
-    Of columns whose rates differ a little, the one with the finest times is used; a given rate decides between any.
+    Of columns whose rates differ a little, the one with the finest times is used, and of a column of dates and another
+    one the latter; a given rate decides between any. Dates with gaps, which may be of packets, have no rate.
 
     Args:
         clocks: the columns of times.
@@ -133,10 +141,10 @@ def timed(clocks: Sequence[Clock], spec: ArraySpec, path: Path) -> tuple[ArraySp
     certain = [one for one in found if len(one.rates) == 1]
     if not certain:
         return spec, notes
-    best = min(certain, key=lambda one: one.resolution)
+    best = min(certain, key=lambda one: (one.dated, one.resolution))
     for other in certain:
         pair, difference = (best.rates[0], other.rates[0]), abs(other.rates[0] / best.rates[0] - 1)
-        if difference > NEAR:
+        if difference > NEAR and other.dated == best.dated:
             raise InputError(
                 f"columns {best.name} and {other.name}: {pair[0]:g} and {pair[1]:g} samples per second; remove the "
                 "wrong one, or pass the sampling rate (predict --array-rate-hz, fit --data.array_rate_hz)",

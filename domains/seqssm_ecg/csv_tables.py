@@ -47,7 +47,8 @@ class Head:
         quote: quotation mark.
         names: names of the columns, with their units as in ``II (mV)``; None if the file has none.
         rate_hz: sampling rate, or None if the file does not give it.
-        clocks: columns of times written as ``0:00.004`` or as dates with times.
+        clocks: columns of times written as ``0:00.004``, and all columns of dates with times.
+        dates: columns of dates with times.
         numbered: whether a column without a name, of the numbers of the rows, is before the others, as R writes it.
         single: whether the file has one column, in which an empty line is a missing sample.
         trailing: whether the first sample's line ends with a separator.
@@ -61,6 +62,7 @@ class Head:
     names: tuple[str, ...] | None
     rate_hz: float | None = None
     clocks: tuple[int, ...] = ()
+    dates: tuple[int, ...] = ()
     numbered: bool = False
     single: bool = False
     trailing: bool = False
@@ -118,13 +120,15 @@ def _head(path: Path, encoding: str) -> Head:
     if lines_before == len(lines):
         raise InputError("no samples follow the names of the columns", file=path, place=f"line {lines_before}")
     samples = head.cells(second)
-    clocks = tuple(place for place in places_of(names) if place < len(samples) and ":" in samples[place])
+    dates = tuple(place for place, cell in enumerate(samples) if _is_date(cell))
+    times = {place for place in places_of(names) if place < len(samples) and ":" in samples[place]}
+    clocks = tuple(sorted(times.union(dates)))
     rows = [head.cells(lines[number]) for number in filled if number >= lines_before]
     numbered = all(len(row) == len(names) + 1 for row in rows) and _counts([row[0] for row in rows])
     single = len(names) == len(samples) == 1 and _has_gaps(lines[lines_before:])
-    clocks = () if numbered else clocks
+    clocks, dates = ((), ()) if numbered else (clocks, dates)
     trailing = len(samples) > 1 and not samples[-1]
-    return Head(lines_before, separator, decimal, quote, tuple(names), None, clocks, numbered, single, trailing)
+    return Head(lines_before, separator, decimal, quote, tuple(names), None, clocks, dates, numbered, single, trailing)
 
 
 def _has_decimal_commas(head: Head, lines: Sequence[str]) -> bool:
@@ -285,6 +289,11 @@ def _seconds(cell: str) -> float:
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
+def _is_date(cell: str) -> bool:
+    """Whether a cell is a date with a time."""
+    return ":" in cell and not _TIME.fullmatch(cell.replace(",", ".")) and not np.isnan(_seconds(cell))
+
+
 def text_line(path: Path, head: Head) -> int | None:
     """Return the line, from 1, of the first cell that is not a number; None if there is none in `SEARCHED` lines.
 
@@ -298,7 +307,9 @@ def text_line(path: Path, head: Head) -> int | None:
         for number, line in enumerate(islice(file, head.lines, head.lines + SEARCHED), head.lines + 1):
             cells = head.cells(line)
             if not all(
-                cell in NO_NUMBERS or _is_number(cell, head.decimal) or (place in head.clocks and _seconds(cell) >= 0)
+                cell in NO_NUMBERS
+                or _is_number(cell, head.decimal)
+                or (place in head.clocks and not np.isnan(_seconds(cell)))
                 for place, cell in enumerate(cells)
             ):
                 return number

@@ -262,7 +262,7 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
     except FileNotFoundError:
         named = path.with_suffix("")
-        if named.is_file():
+        if named.suffix and named.is_file():
             words = f"its suffix is of no known format, and there is no {path.name}; a table of samples is named .csv"
             raise InputError(words, file=named) from None
         raise InputError("no such header", file=path) from None

@@ -122,7 +122,8 @@ def match_leads(names: Sequence[str], lead_map: Mapping[str, str] | None, file: 
             raise InputError(f"duplicate lead {lead}", file=file)
     if not leads:
         times = places_of(names)
-        named = next((name for place, name in enumerate(names) if name.strip() and place not in times), "NAME")
+        signals = (name for place, name in enumerate(names) if name.strip() and place not in times)
+        named = next((name for name in signals if "time" not in name.casefold()), "NAME")  # "Phone timestamp"
         raise InputError(
             f"contains none of the 12 standard leads, only {', '.join(shown[:6])}; name the lead of a signal by "
             f"predict --lead-map {shlex.quote(named + '=LEAD')}, or fit --data.lead_map; LEAD is one of "

@@ -47,7 +47,8 @@ class Limits:
     def of(kept: dict[str, Any] | None, clip: str | Sequence[str] | None = None) -> Limits:
         """Make the limits of a checkpoint's entry, with the rules replaced by `clip` if given."""
         kept = kept or {}
-        rules = kept.get("clip") or [] if clip is None else [clip] if isinstance(clip, str) else clip
+        stored = {parse(rule)[0]: rule for rule in kept.get("clip") or []}  # earlier versions used the last of several
+        rules = stored.values() if clip is None else [clip] if isinstance(clip, str) else clip
         return Limits(str(kept.get("values", "real")), tuple(str(rule) for rule in rules))
 
     def to_dict(self) -> dict[str, Any]:

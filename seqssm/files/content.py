@@ -144,7 +144,9 @@ def as_utf8(
 
 
 def encoding_of(path: Path) -> str:
-    """Detect the encoding of a text file that is read in pieces, as `as_utf8` does, from its first 64 KiB.
+    """Detect the encoding of a text file that is read in pieces, from its first 64 KiB.
+
+    As for `as_utf8`; but text with characters of UTF-8 remains UTF-8 if single bytes are damaged.
 
     Args:
         path: the file.
@@ -156,11 +158,7 @@ def encoding_of(path: Path) -> str:
         data = file.read(2**16)
     if found := _marked(data) or _utf16(data):
         return found
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(data)  # the last character may be cut
-    except UnicodeDecodeError:
-        return "cp1252"
-    return "utf-8-sig"
+    return "utf-8-sig" if data.isascii() or not data.decode("utf-8", "ignore").isascii() else "cp1252"
 
 
 def _marked(data: bytes) -> str | None:

@@ -206,6 +206,42 @@ def test_exports_of_a_chest_strap_with_dates(tmp_path):
         read_recording(tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "time,II\n2024-01-01 00:00:00,1\n2024-01-01 00:00:04,2\n2024-01-01 00:00:08,3\n",
+        "time_ms,II\n2024-01-01 00:00:00,1\n2024-01-01 00:00:04,2\n2024-01-01 00:00:08,3\n",
+        "time,II\n0:00:00,1\n0:00:04,2\n0:00:08,3\n",
+        "time,II\n" + "".join(f"2024-01-01 00:00:0{k // 50 / 5 + k % 50 / 1000:.3f},{k}\n" for k in range(400)),
+    ],
+)
+def test_dates_seconds_apart_and_of_packets_have_no_rate(tmp_path, text):
+    """Four seconds were taken for milliseconds, and the times of packets for those of samples."""
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match="arrays need a sampling rate"):
+        read_recording(tmp_path / "a.csv")
+
+
+def test_dates_do_not_contradict_a_column_of_times(tmp_path):
+    rows = [f"2024-01-01 00:00:{k // 73 * 0.292 + k % 73 / 1000:06.3f},{4 * k},{k}" for k in range(300)]
+    (tmp_path / "a.csv").write_text("\n".join(["timestamp,t_ms,II", *rows]))
+    assert read_recording(tmp_path / "a.csv").rate_hz == 250.0
+    text = "t_ms,Sensor T,II\n" + "".join(f"{4 * k},{36 + k / 100},{k}\n" for k in range(9))
+    (tmp_path / "b.csv").write_text(text)
+    assert read_recording(tmp_path / "b.csv").rate_hz == 250.0
+    text = "timestamp,t_ms,II\n" + "".join(f"2024-01-01 00:00:00.{5 * k:03d},{4 * k},{k}\n" for k in range(9))
+    (tmp_path / "c.csv").write_text(text)
+    found = read_recording(tmp_path / "c.csv")
+    assert found.rate_hz == 250.0
+    assert "columns t_ms and timestamp have 250 and 200 samples per second; t_ms is used" in found.notes
+
+
+def test_one_damaged_byte_does_not_change_the_encoding(tmp_path):
+    text = "time (s),I (µV),Größe\n0,500,1\n0.004,250,2\n".encode()
+    (tmp_path / "a.csv").write_bytes(text.replace(b"\xc3\xb6", b"\xf6"))
+    np.testing.assert_allclose(read_recording(tmp_path / "a.csv").values["I"], [0.5, 0.25])
+
+
 def test_numbers_of_rows_without_a_name_are_no_lead(tmp_path):
     """R writes a header that is shorter than its rows; a separator at the end of the rows is something else."""
     (tmp_path / "a.csv").write_text('"I";"V5"\n"1";0;0\n"2";0;0\n"3";0,5;-0,25\n')

@@ -36,6 +36,7 @@ def test_bounds_of_all_series_and_of_one():
         Limits("real", ("a=0:", "a=:5"))
     with pytest.raises(InputError, match="--clip: all series have two rules"):
         Limits("real", ("0:", "b=1:2", ":5"))
+    assert Limits.of({"clip": ["a=0:", "a=:5"]}).rules == ("a=:5",)  # of a checkpoint of an earlier version
 
 
 def test_integers_are_rounded_and_intervals_outwards():
