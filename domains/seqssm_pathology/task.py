@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from seqssm.bounds import Bounds
@@ -117,15 +118,15 @@ class PathologyTask(Task):
         losses = [head.loss(own, truth) for head, own in zip(self.heads, split_logits(self.heads, logits))]
         return sum(losses[1:], losses[0]) / len(losses)
 
-    def soft_loss(self, outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    def from_teacher(self, outputs: Tensor) -> Tensor:
         assert self.teacher is not None
         others = heads_of(self.teacher.summary)
-        losses = [
-            head.soft_loss(own, converted(theirs, other, head), temperature)
-            for head, own, other, theirs in zip(
-                self.heads, split_logits(self.heads, outputs), others, split_logits(others, wanted)
-            )
-        ]
+        parts = zip(split_logits(others, outputs), others, self.heads)
+        return torch.cat([converted(theirs, other, head) for theirs, other, head in parts], 1)
+
+    def soft_loss(self, outputs: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+        parts = zip(self.heads, split_logits(self.heads, outputs), split_logits(self.heads, wanted))
+        losses = [head.soft_loss(own, theirs, temperature) for head, own, theirs in parts]
         return sum(losses[1:], losses[0]) / len(losses)
 
     # -- validation and test -------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ Each student is trained on what the sum of the earlier ones leaves, with the lab
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from seqssm.training.class_task import EXTENDED
 from seqssm.training.hints import next_lines
 from seqssm.training.networks import parameters
 from seqssm.training.run_folder import BEST, CONFIG, LAST, RunFolder
+from seqssm.training.supervision import supervised
 from seqssm.training.task import Task
-from seqssm.training.teacher import in_place_of
+from seqssm.training.teacher import Teacher, in_place_of, load
 
 GROWTH = 1.5  # of the operations from one student to the next
 WIDTH = "d_model"  # argument of a network with its width
@@ -231,14 +232,15 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
 
 def _distil(request: Request, domain: Domain, path: Path, state: State, progress: Callable[[str], None]) -> Distilled:
     flags = _of_data(request.overrides)
-    teacher = record(domain, path, flags)
+    unsplit = _of_whole_data(flags, domain, path)
+    teacher = record(domain, path, unsplit)
     sizes = Sizes(teacher, path)
     planned, spent = _plan(sizes, request), 0.0
     inferred = {"classes": None} if getattr(teacher, "has_classes", False) else {}  # in the order of the data
     state.begin(request.output)
-    if "teacher" not in state.rows:
-        whole = scores(teacher, teacher.recorded or [])
-        state.keep(Row("teacher", sizes.width, sizes.depth, 1.0, whole))
+    data = teacher.trainer.datamodule  # type: ignore[attr-defined]
+    if "teacher" not in state.rows and not data.external and unsplit == flags:
+        state.keep(Row("teacher", sizes.width, sizes.depth, 1.0, scores(teacher, teacher.recorded or [])))
 
     def finish(name: str, title: str, size: tuple[int, int], flops: float, stages: Sequence[nn.Module]) -> Path:
         """Train and test a model, unless an earlier command has; return its checkpoint."""
@@ -252,7 +254,10 @@ def _distil(request: Request, domain: Domain, path: Path, state: State, progress
         hparams = {**sizes.hparams(*size), **inferred}
         _train(domain, request, path, state.folder / name, hparams, stages, state.moved)
         found = record(domain, best, flags, stages)
-        state.keep(Row(title, *size, flops, scores(found, found.recorded or []), fingerprint.of_files([best])))
+        row = Row(title, *size, flops, scores(found, found.recorded or []), fingerprint.of_files([best]))
+        if "teacher" not in state.rows:  # the test split of other data is known once a student has them
+            state.keep(Row("teacher", sizes.width, sizes.depth, 1.0, _scores_of(path, found)))
+        state.keep(row)
         return best
 
     stages: list[nn.Module] = []
@@ -271,18 +276,49 @@ def _distil(request: Request, domain: Domain, path: Path, state: State, progress
         finish("control", "one student", (width, depth), cost, [])
     whole = state.rows["teacher"].scores
     names = [name for name in whole if direction(teacher.metrics, name) is not None] or list(whole)
-    data = teacher.trainer.datamodule  # type: ignore[attr-defined]
     following = next_lines(domain, teacher, data, request.output, request.output)
     return Distilled(request.output, list(state.rows.values()), sizes.teacher // sizes.records, names, following)
 
 
-def _of_data(overrides: Sequence[str]) -> list[str]:
-    """Return the flags of the data, with their values."""
+def _of_data(overrides: Sequence[str], without: Collection[str] = ()) -> list[str]:
+    """Return the flags of the data, with their values, except for some options."""
     kept, mine = [], False
     for word in overrides:
-        mine = word.startswith("--data") if word.startswith("--") else mine
+        if word.startswith("--"):
+            mine = word.startswith("--data") and not external.flagged([word]).intersection(without)
         kept += [word] if mine else []
     return kept
+
+
+def _of_whole_data(flags: Sequence[str], domain: Domain, teacher: Path) -> list[str]:
+    """Return the flags of the data, if they name a source without those of its split: the teacher is sized on it all.
+
+    Args:
+        flags: flags of the data, with their values.
+        domain: domain of the teacher.
+        teacher: its checkpoint.
+    """
+    entry, given = checkpoint.read_checkpoint(teacher)["seqssm"], external.flagged(flags)
+    if not entry["data_class"]:
+        return list(flags)
+    data = checkpoint.resolve_class(entry["data_class"], domain.name, teacher)
+    return _of_data(flags, without=data.split_options if given & set().union(*data.sources) else ())
+
+
+def _scores_of(teacher: Path, task: Task) -> dict[str, float]:
+    """Compute the scores of a teacher on the test records of a student.
+
+    Args:
+        teacher: checkpoint of the teacher.
+        task: the task of the student, attached to its trainer; its recorded batches are replaced.
+    """
+    network, summary = load(task, teacher.absolute())  # as in the fit, so that its notes are equal
+    task.teacher, task.recorded = Teacher(network, summary, 1, 1), []
+    trainer: Any = task.trainer
+    with in_place_of(task, network):
+        with supervised(trainer):
+            trainer.test(task, datamodule=trainer.datamodule, verbose=False)
+        return scores(task, [replace(one, outputs=task.from_teacher(one.outputs)) for one in task.recorded])
 
 
 def _plan(sizes: Sizes, request: Request) -> list[tuple[int, int, float]]:

@@ -61,7 +61,6 @@ class Task(LightningModule):
     (``super().__init__(**kwargs)``). It implements `step`, `update_metrics`, `compute_metrics` and `test_report`. It
     does not repeat the arguments of its networks, which are those of their classes (`seqssm.training.networks`). All
     arguments are plain values in `self.hparams`, from which `build_model` makes the network.
-
     A batch is a dict whose ``"index"`` holds one integer per record.
 
     Args:
@@ -231,19 +230,20 @@ class Task(LightningModule):
     def decisions(self, outputs: Any) -> Tensor | None:
         """Return what a user acts on, one row of integers or booleans per record; None if there are numbers only.
 
-        Comparisons of two models count the records whose decision differs.
-
-        Args:
-            outputs: second result of `step`.
+        Comparisons of two models count the records whose decision differs. `outputs` is the second result of `step`.
         """
         return None
+
+    def from_teacher(self, outputs: Any) -> Any:
+        """Return the second result of a teacher's `step` in the terms of this model's; by default unchanged."""
+        return outputs
 
     def soft_loss(self, outputs: Any, wanted: Any, temperature: float) -> Tensor:
         """Compute the loss for the soft targets of a teacher; by default for logits of classes.
 
         Args:
             outputs: second result of `step` in training.
-            wanted: that of the teacher.
+            wanted: that of the teacher, from `from_teacher`.
             temperature: temperature of the probabilities.
         """
         return of_classes(outputs, wanted, temperature)

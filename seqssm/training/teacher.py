@@ -56,7 +56,7 @@ class Teacher:
         finally:
             torch.set_rng_state(after)
         hard, outputs = own
-        soft = task.soft_loss(outputs, wanted, self.temperature)
+        soft = task.soft_loss(outputs, task.from_teacher(wanted), self.temperature)
         return soft if self.weight == 1 else self.weight * soft + (1 - self.weight) * hard
 
 
