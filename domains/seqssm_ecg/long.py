@@ -44,7 +44,7 @@ class LongRecording:
             np.ndarray
         ] = []  # per block (leads, 2): index and value of the first sample that is not missing, or NaN
         self.last: list[np.ndarray] = []
-        survey = Survey(recording.leads, recording.rate_hz)
+        survey = Survey(recording)
         missing = np.zeros(len(recording.leads))
         place = 0
         for block in recording.blocks(BLOCK):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import signal as dsp
@@ -64,10 +64,10 @@ def column_names(leads: Sequence[str] = LEADS) -> list[str]:
 
 
 def measure(values: Mapping[str, np.ndarray], rate_hz: float) -> Measurements:
-    """Measure a recording of at least a few beats; intervals are those of the median beat over all good leads.
+    """Measure leads over at least a few beats; intervals are those of the median beat over all good leads.
 
     Args:
-        values: samples by lead, (n,) each, mV; missing samples are NaN.
+        values: samples by lead, (n,) each, mV, of leads recorded at the same time; missing samples are NaN.
         rate_hz: sampling rate, hertz.
 
     Returns:
@@ -133,8 +133,26 @@ def _intervals(found: Boundaries | None, peaks: np.ndarray) -> dict[str, float |
 def measure_recording(recording: Recording) -> Measurements:
     """Measure a recording; one of more than `WHOLE_S` in parts of `PART_S`, with constant memory."""
     if recording.seconds <= WHOLE_S:
-        return measure(recording.values, recording.rate_hz)
-    return combined(measure(part, recording.rate_hz) for part in parts(recording, PART_S))
+        return measure_part(recording, recording.values)
+    return combined(measure_part(recording, part) for part in parts(recording, PART_S))
+
+
+def measure_part(recording: Recording, values: Mapping[str, np.ndarray]) -> Measurements:
+    """Measure samples of a recording on the leads of `Recording.together`.
+
+    Beats of leads that were recorded one after the other are not those of one time. The quality of such leads is that
+    among the leads of their own time.
+
+    Args:
+        recording: recording.
+        values: all leads of the recording, or of a part of it.
+    """
+    found = measure({lead: values[lead] for lead in recording.together}, recording.rate_hz)
+    quality = dict(found.quality)
+    for group in recording.groups:
+        if group != recording.together:
+            quality |= measure({lead: values[lead] for lead in group}, recording.rate_hz).quality
+    return replace(found, quality=quality)
 
 
 def parts(recording: Recording, seconds: float) -> Iterator[dict[str, np.ndarray]]:

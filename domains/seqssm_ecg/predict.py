@@ -27,7 +27,7 @@ from seqssm_ecg.files import open_recording
 from seqssm_ecg.labels import ABBREVIATIONS
 from seqssm_ecg.leads import LEADS, check_lead_map, obtainable, select
 from seqssm_ecg.long import LongRecording, is_long
-from seqssm_ecg.measure import column_names, measure, measure_recording, parts
+from seqssm_ecg.measure import column_names, measure_part, measure_recording, parts
 from seqssm_ecg.outputs import write_output
 from seqssm_ecg.preprocess import Preprocess, windows
 from seqssm_ecg.quality import assess
@@ -187,9 +187,11 @@ class EcgPredictor(Predictor):
         if quality.implausible is not None and not self.options["accept_implausible"]:
             raise InputError(f"{quality.implausible}; pass --accept-implausible to predict it anyway", file=path)
         found = [] if quality.implausible is None else [quality.implausible]
+        if self.options["measure"] and recording.groups:
+            found.append(f"measured on {' '.join(recording.together)}")
         item["notes"] = list(dict.fromkeys([*notes, *quality.notes, *found]))
         if self.options["measure"] and self.window_s is not None:
-            item["measured"] = [measure(one, recording.rate_hz) for one in parts(recording, self.window_s)]
+            item["measured"] = [measure_part(recording, one) for one in parts(recording, self.window_s)]
         elif self.options["measure"]:
             item["measured"] = [measure_recording(recording)]
         record.item = item

@@ -49,7 +49,7 @@ def assess(recording: Recording, wanted: Sequence[str]) -> Quality:
         recording: recording, read once in blocks.
         wanted: leads to check; the others are ignored.
     """
-    survey = Survey(recording.leads, recording.rate_hz)
+    survey = Survey(recording)
     for block in recording.blocks():
         survey.add(block)
     return survey.quality(wanted)
@@ -59,12 +59,12 @@ class Survey:
     """Statistics of the leads, accumulated over blocks.
 
     Args:
-        leads: lead names.
-        rate_hz: sampling rate, hertz.
+        recording: recording, of which leads, groups and sampling rate are used.
     """
 
-    def __init__(self, leads: Sequence[str], rate_hz: float) -> None:
-        self.leads = list(leads)
+    def __init__(self, recording: Recording) -> None:
+        self.leads, rate_hz = list(recording.leads), recording.rate_hz
+        self.groups = recording.groups or (recording.leads,)
         self.segment = max(2, round(SEGMENT_S * rate_hz))
         self.lag = max(1, round(LAG_S * rate_hz)) if rate_hz >= NOISE_FROM_HZ else 0
         count = len(self.leads)
@@ -139,9 +139,10 @@ class Survey:
             for what, which in (("flat", flat), ("clipped", clipped), ("noise", noise))
             if which.any()
         ]
-        kept = np.flatnonzero(live)
-        limb = remark([self.leads[k] for k in kept], self.covariance[np.ix_(kept, kept)])
-        notes += [limb] if limb else []
+        for group in self.groups:  # the equations hold among samples of one time
+            kept = np.flatnonzero(live & np.isin(self.leads, group))
+            limb = remark([self.leads[k] for k in kept], self.covariance[np.ix_(kept, kept)])
+            notes += [limb] if limb else []
         if flat.any() and not live.any():
             notes[0] = "all leads flat"
         reason = None

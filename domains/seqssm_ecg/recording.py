@@ -72,8 +72,8 @@ class Recording:
         notes: remarks for the user on how the file was read.
         identity: ``patient_id``, ``patient_name`` and ``birth_date`` as far as the file has them. Written to a table
             only on request, and never to a message.
-        apart: those of the leads I, II and III that were recorded at another time than the others of them; no lead is
-            computed from them.
+        groups: leads by the time at which they were recorded, if the file has leads that were recorded one after the
+            other; empty if all were recorded together.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class Recording:
     sex: str | None = None
     notes: list[str] = field(default_factory=list)
     identity: dict[str, str] = field(default_factory=dict, repr=False)
-    apart: frozenset[str] = frozenset()
+    groups: tuple[tuple[str, ...], ...] = ()
 
     def checked(self) -> Recording:
         """Return the recording if its sampling rate and duration are plausible.
@@ -107,6 +107,20 @@ class Recording:
     @property
     def seconds(self) -> float:
         return self.samples / self.rate_hz
+
+    @property
+    def together(self) -> tuple[str, ...]:
+        """The leads that were recorded at one time: all of them, or the first group with the most."""
+        return max(self.groups, key=len, default=self.leads)
+
+    @property
+    def apart(self) -> frozenset[str]:
+        """Those of the leads I, II and III that were recorded at another time than most of them.
+
+        No lead is computed from them.
+        """
+        limb = [frozenset({"I", "II", "III"}.intersection(group)) for group in self.groups]
+        return frozenset().union(*limb) - max(limb, key=len, default=frozenset())
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Yield the samples from first to last, (leads, n) float32 in mV; missing samples are NaN.

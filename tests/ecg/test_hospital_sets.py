@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
+from seqssm_ecg import paper
 from seqssm_ecg.files import read_recording
 from seqssm_ecg.leads import LEADS
 from seqssm_ecg.long import LongRecording
+from seqssm_ecg.measure import measure
 from seqssm_ecg.predict import drawable
 from seqssm_ecg.preprocess import Preprocess
+from seqssm_ecg.quality import assess
+from seqssm_ecg.recording import Recording
+from seqssm_ecg.simulate_intervals import Timing, timed_recording
+
+from seqssm.cli.main import main
 
 from .hospital_files import RATE, made_values, write_aecg, write_dicom
 
@@ -138,3 +146,40 @@ def test_leads_are_computed_from_leads_of_one_time_only(tmp_path, values, groups
     np.testing.assert_array_equal(np.concatenate(list(long.millivolts()), axis=1), table)
     assert long.notes == notes
     assert list(drawable(found, found.values)) == [lead for lead in LEADS if lead not in missing]
+
+
+@pytest.mark.parametrize("rate", [60.0, 80.0])
+def test_measurements_are_those_of_leads_of_one_time(trained, tmp_path, monkeypatch, rate):
+    """The beats of the four columns were counted as beats of one time: 240 per minute instead of 80."""
+    whole, _ = timed_recording(Timing(rate, 160.0, 92.0, 360.0), 20.0, RATE, 4)
+    sets, shifted = [], {}
+    for number, leads in enumerate(COLUMNS):
+        start = round(4.87 * number * RATE)  # columns of 5 s
+        shifted |= {lead: whole[lead][start : start + 5 * RATE] for lead in leads.split()}
+        sets.append({lead: shifted[lead] for lead in leads.split()})
+    dicom_of(tmp_path / "a.dcm", shifted, COLUMNS, (0, 5000, 10000, 15000))
+    aecg_of(tmp_path / "b.xml", sets, starts=(0, 5, 10, 15))
+    lines, draw = [], paper.draw_page
+    monkeypatch.setattr(paper, "draw_page", lambda path, page: lines.append(page.measurements) or draw(path, page))
+    argv = ["predict", str(trained), *(str(tmp_path / name) for name in ("a.dcm", "b.xml")), "--accelerator", "cpu"]
+    argv += ["--measure", "--output", str(tmp_path / "p.csv")]
+    assert main([*argv, "--figures", str(tmp_path / "pages")]) == 0
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert table["heart_rate_bpm"].tolist() == pytest.approx([rate, rate], abs=3)
+    assert lines == [line for line in lines if line.startswith(f"HR {table['heart_rate_bpm'][0]:.0f}/min")]
+    assert len(lines) == 2
+    assert all("measured on I II III" in notes for notes in table["notes"])
+    quality = measure(sets[3], RATE).quality
+    assert table["quality_V6"].tolist() == pytest.approx([quality["V6"]] * 2, abs=0.01)
+    assert main([*argv, "--window-s", "4", "--overwrite"]) == 0
+    assert pd.read_csv(tmp_path / "p.csv")["heart_rate_bpm"].tolist() == pytest.approx([rate] * 4, abs=5)
+
+
+def test_limb_leads_of_several_times_are_not_compared():
+    """Equations of limb leads hold at one time only."""
+    rng = np.random.default_rng(1)
+    one, two = np.cumsum(rng.normal(size=(2, 5000)), axis=1) / 50
+    recording = Recording.of_arrays("a", 500.0, {"I": 2 * one, "II": two, "III": two - one})
+    assert any("Einthoven" in note for note in assess(recording, LEADS).notes)
+    recording.groups = (("I",), ("II", "III"))
+    assert assess(recording, LEADS).notes == []

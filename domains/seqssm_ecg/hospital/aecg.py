@@ -17,7 +17,7 @@ from seqssm_ecg.hospital.common import (
     SUCCESSIVE,
     age_at,
     age_in,
-    apart,
+    by_time,
     factor_of,
     identity,
     joined,
@@ -26,7 +26,6 @@ from seqssm_ecg.hospital.common import (
     number,
     readable,
     stacked,
-    successive,
 )
 from seqssm_ecg.hospital.tree import read_tree, text_of, value_of
 from seqssm_ecg.leads import Matched, match_leads
@@ -70,12 +69,12 @@ def open_aecg(path: Path, reading: Reading) -> Recording:
         age, sex, who = _patient(root)
     unused = [name for one in used for name in one.found.unused]
     notes = [f"unused signals: {' '.join(unused)}"] if unused else []
-    if successive(used):
+    if by_time(used):
         notes.append(SUCCESSIVE)
     if len(leads_of) > len(used):
         notes.append(f"{len(leads_of) - len(used)} further series not used")
     leads, source = tuple(values), InMemory(table)
-    return Recording(path, rate_hz, table.shape[1], leads, source, None, age, sex, notes, who, apart(used))
+    return Recording(path, rate_hz, table.shape[1], leads, source, None, age, sex, notes, who, by_time(used))
 
 
 @dataclass(frozen=True)

@@ -252,27 +252,19 @@ def joined(groups: Sequence[Group]) -> list[Group]:
     return used
 
 
-def apart(groups: Sequence[LeadGroup]) -> frozenset[str]:
-    """Return those of the leads I, II and III that were recorded at another time than most of them.
+def by_time(groups: Sequence[LeadGroup]) -> tuple[tuple[str, ...], ...]:
+    """Return the leads of a recording by the time at which they were recorded; empty if there is one time only.
 
     Args:
-        groups: groups of a recording.
+        groups: groups of a recording; of a lead in several of them, the first is read.
     """
-    limb: dict[float, set[str]] = {}
+    found: dict[float, list[str]] = {}
+    read: set[str] = set()
     for group in groups:
-        start = next((one for one in limb if abs(one - group.start) <= SAME_S), group.start)
-        limb.setdefault(start, set()).update({"I", "II", "III"}.intersection(group.found.leads))
-    most = max(limb.values(), key=len)
-    return frozenset().union(*limb.values()) - most
-
-
-def successive(groups: Sequence[LeadGroup]) -> bool:
-    """Whether groups of a recording were recorded at different times.
-
-    Args:
-        groups: its groups.
-    """
-    return any(abs(group.start - groups[0].start) > SAME_S for group in groups)
+        start = next((one for one in found if abs(one - group.start) <= SAME_S), group.start)
+        found.setdefault(start, []).extend(lead for lead in group.found.leads if lead not in read)
+        read.update(group.found.leads)
+    return tuple(map(tuple, found.values())) if len(found) > 1 else ()
 
 
 def stacked(rows: Sequence[np.ndarray], leads: Sequence[str], path: Path) -> np.ndarray:

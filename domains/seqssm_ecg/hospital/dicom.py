@@ -17,7 +17,7 @@ from seqssm_ecg.hospital.common import (
     SUCCESSIVE,
     age_at,
     age_in,
-    apart,
+    by_time,
     factor_of,
     identity,
     joined,
@@ -26,7 +26,6 @@ from seqssm_ecg.hospital.common import (
     readable,
     required,
     stacked,
-    successive,
 )
 from seqssm_ecg.leads import Matched, canonical, match_leads
 from seqssm_ecg.recording import InMemory, Reading, Recording
@@ -98,7 +97,7 @@ def open_dicom(path: Path, reading: Reading) -> Recording:
         age, sex, who = _patient(dataset)
         rate_hz = groups[0].rate_hz
     leads, source = tuple(values), InMemory(table)
-    return Recording(path, rate_hz, table.shape[1], leads, source, None, age, sex, notes, who, apart(groups))
+    return Recording(path, rate_hz, table.shape[1], leads, source, None, age, sex, notes, who, by_time(groups))
 
 
 def _short(value: Any) -> str:
@@ -113,7 +112,7 @@ def _groups(items: Sequence[Any], reading: Reading, path: Path) -> tuple[list[Gr
     used = joined(matching(lambda item: Group(item, match_leads(_names(item), reading.lead_map, path)), whole or items))
     unused = [name for group in used for name in group.found.unused]
     notes = [f"unused signals: {' '.join(unused)}"] if unused else []
-    if successive(used):
+    if by_time(used):
         notes.append(SUCCESSIVE)
     if len(items) > len(used):
         notes.append(f"{len(items) - len(used)} of {len(items)} waveform groups not used")
