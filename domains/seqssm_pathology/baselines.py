@@ -14,7 +14,7 @@ from seqssm.domain import resolve
 from seqssm.errors import NotApplicableError
 from seqssm.files.notes import note
 from seqssm.metrics.metric import evaluate
-from seqssm_pathology import fitting, metrics, survival
+from seqssm_pathology import fitting, metrics, outcomes, survival
 from seqssm_pathology.catalogue import BASELINES
 from seqssm_pathology.data import BagData
 from seqssm_pathology.heads import ClassHead, Head, LabelsHead, NumberHead, SurvivalHead
@@ -86,9 +86,10 @@ def _logistic(
     x, y = case_vectors(source, known), case_vectors(data, test)
     if isinstance(head, ClassHead):
         labels = np.array([head.classes.index(str(fitting.target_of(head, case))) for case in known])
-        found = metrics.Classified(truth[head.key("label")], _probabilities(x, labels, y, head.size))
+        p = _probabilities(x, labels, y, head.size)
+        found = metrics.Classified(truth[head.key("label")], p, metrics.class_ranks(head.classes))
         _report_one_class(found.probabilities, head, len(known))
-        return evaluate(metrics.CLASSIFICATION, found, "test")
+        return evaluate(outcomes.table_of(head), found, "test")
     rows = np.array([fitting.target_of(head, case) for case in known], dtype=np.float64)  # None becomes NaN
     columns = []
     for column in rows.T:

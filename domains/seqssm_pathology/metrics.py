@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,10 +20,12 @@ class Classified:
     Attributes:
         truth: true class indices, (n,).
         probabilities: class probabilities, (n, C).
+        ranks: rank of each class (`class_ranks`), or None if the classes have no known order.
     """
 
     truth: np.ndarray
     probabilities: np.ndarray
+    ranks: tuple[int, ...] | None = None
 
     @property
     def confusion(self) -> np.ndarray:
@@ -33,7 +36,7 @@ class Classified:
 
     def rows(self, index: np.ndarray) -> Classified:
         """Select records by index, with repetitions."""
-        return Classified(self.truth[index], self.probabilities[index])
+        return replace(self, truth=self.truth[index], probabilities=self.probabilities[index])
 
 
 def macro_auroc(found: Classified) -> float:
@@ -66,10 +69,34 @@ def macro_f1(found: Classified) -> float:
     return float(np.mean(2 * table.diagonal()[there] / both[there]))
 
 
-def quadratic_kappa(table: np.ndarray) -> float:
-    """Cohen's kappa with squared distances as weights, from a confusion matrix (true, predicted)."""
-    number = np.arange(len(table))
-    weight = (number[:, None] - number[None]) ** 2
+def class_ranks(classes: Sequence[str]) -> tuple[int, ...] | None:
+    """Return the ranks of three or more classes whose names differ in one number: `grade1`, `ISUP 2`, `0`, `3+`.
+
+    Args:
+        classes: class names.
+
+    Returns:
+        Ranks, 0 for the lowest number; None if the names give no order.
+    """
+    found = [re.fullmatch(r"(\D*?)((?:(?<!\S)-)?\d+(?:\.\d+)?)\+?", name.strip().casefold()) for name in classes]
+    named = [(one[1], float(one[2])) for one in found if one is not None]
+    numbers = sorted({number for _, number in named})
+    if len({text for text, _ in named}) != 1 or len(numbers) < max(3, len(classes)):
+        return None
+    return tuple(numbers.index(number) for _, number in named)
+
+
+def cohen_kappa(table: np.ndarray, ranks: Sequence[int] | None = None) -> float:
+    """Compute Cohen's kappa from a confusion matrix (true, predicted).
+
+    Args:
+        table: confusion matrix, (C, C).
+        ranks: ranks of the classes, whose squared distances are the weights; None weights all errors equally.
+    """
+    if ranks is None:
+        weight = 1.0 - np.eye(len(table))
+    else:
+        weight = np.subtract.outer(ranks, ranks).astype(np.float64) ** 2
     expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
     chance = (weight * expected).sum()
     return float(1 - (weight * table).sum() / chance) if chance > 0 else np.nan
@@ -178,12 +205,22 @@ CLASSIFICATION = (
     Metric("accuracy", accuracy, "max", "", ALWAYS),
     Metric("balanced_accuracy", balanced_accuracy, "max", "", ALWAYS, "mean recall of the classes"),
     Metric("f1", macro_f1, "max", "", ALWAYS, "macro F1"),
-    Metric(
-        "kappa", lambda found: quadratic_kappa(found.confusion), "max", "", ALWAYS, "Cohen's kappa, quadratic weights"
-    ),
+    Metric("kappa", lambda found: cohen_kappa(found.confusion), "max", "", ALWAYS, "Cohen's kappa, unweighted"),
     Metric("nll", log_loss, "min", "nats", ALWAYS, "negative log-likelihood"),
 )
 """Metrics of classes, computed from `Classified`."""
+
+ORDERED = (
+    Metric(
+        "quadratic_kappa",
+        lambda found: cohen_kappa(found.confusion, found.ranks),
+        "max",
+        "",
+        ALWAYS,
+        "Cohen's kappa, quadratic weights",
+    ),
+)
+"""Further metrics of classes whose order is known (`class_ranks`)."""
 
 SURVIVAL = (
     Metric(
@@ -236,5 +273,5 @@ LABELS = (
 TABLES = {"classification": CLASSIFICATION, "survival": SURVIVAL, "regression": REGRESSION, "labels": LABELS}
 """Metrics by kind of target."""
 
-METRICS = tuple({metric.name: metric for table in TABLES.values() for metric in table}.values())
+METRICS = tuple({metric.name: metric for table in (*TABLES.values(), ORDERED) for metric in table}.values())
 """All metrics, one per name."""

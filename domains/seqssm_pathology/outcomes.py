@@ -12,7 +12,7 @@ import torch
 from seqssm.metrics.metric import evaluate
 from seqssm_pathology.fitting import KINDS
 from seqssm_pathology.heads import ClassHead, Head, LabelsHead, NumberHead, SurvivalHead, curves_of
-from seqssm_pathology.metrics import TABLES, Classified, Labelled, Measured
+from seqssm_pathology.metrics import ORDERED, TABLES, Classified, Labelled, Measured, class_ranks
 from seqssm_pathology.survival import Followed, median_time
 
 Collected = Classified | Followed | Measured | Labelled
@@ -47,7 +47,7 @@ def collect(
     """
     z = torch.from_numpy(np.ascontiguousarray(logits))
     if isinstance(head, ClassHead):
-        return Classified(found[head.key("label")], z.softmax(1).numpy())
+        return Classified(found[head.key("label")], z.softmax(1).numpy(), class_ranks(head.classes))
     if isinstance(head, SurvivalHead):
         assert follow_up is not None
         time, censored = found[head.key("time")], found[head.key("censored")]
@@ -60,7 +60,8 @@ def collect(
 
 def table_of(head: Head) -> tuple[Any, ...]:
     """Metrics of a target."""
-    return TABLES[KINDS[type(head)]]
+    ordered = isinstance(head, ClassHead) and class_ranks(head.classes) is not None
+    return TABLES[KINDS[type(head)]] + (ORDERED if ordered else ())
 
 
 def scores(
@@ -129,7 +130,7 @@ def of_table(head: Head, table: pd.DataFrame) -> Collected:
     assert head.written is not None
     truth, values = head.written.read(table)
     if isinstance(head, ClassHead):
-        return Classified(truth, values)
+        return Classified(truth, values, class_ranks(head.classes))
     return Labelled(truth, values) if isinstance(head, LabelsHead) else Measured(truth[:, 0], values[:, 0])
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from seqssm_pathology import baselines, metrics, simulate, survival
+from seqssm_pathology import baselines, metrics, outcomes, simulate, survival
 from seqssm_pathology.data import BagData
 from seqssm_pathology.fitted import bin_of, cut
-from seqssm_pathology.heads import curve_names, curves_of, survival_nll
+from seqssm_pathology.heads import ClassHead, curve_names, curves_of, survival_nll
 from sklearn import metrics as oracle
 
 from seqssm.errors import InputError
@@ -29,10 +29,47 @@ def test_classification_scores(classes):
         "accuracy": oracle.accuracy_score(truth, best),
         "balanced_accuracy": oracle.balanced_accuracy_score(truth, best),
         "f1": oracle.f1_score(truth, best, average="macro"),
-        "kappa": oracle.cohen_kappa_score(truth, best, weights="quadratic"),
+        "kappa": oracle.cohen_kappa_score(truth, best),
         "nll": oracle.log_loss(truth, p, labels=range(classes)),
     }
     assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("classes", "ranks"),
+    [
+        (["0", "1", "2"], (0, 1, 2)),
+        (["-1", "0", "1"], (0, 1, 2)),
+        (["grade-3", "grade-10", "grade-1"], (1, 2, 0)),
+        (["grade1", "grade10", "grade2"], (0, 2, 1)),
+        (["ISUP 4", "isup 0", "ISUP 1.5"], (2, 0, 1)),
+        (["0", "1+", "2+", "3+"], (0, 1, 2, 3)),
+        (["high", "low", "mid"], None),
+        (["grade1", "grade2", "normal"], None),
+        (["grade1", "stage2", "grade3"], None),
+        (["3+4", "4+3", "4+4"], None),
+        (["T1", "T2a", "T2b"], None),
+        (["1", "1.0", "2"], None),
+        (["0", "1"], None),  # both kappas are equal
+    ],
+)
+def test_quadratic_kappa_is_of_classes_in_a_known_order(classes, ranks):
+    """`low, mid, high` were in alphabetical order: low was next to mid and high, and mid two away from high."""
+    assert metrics.class_ranks(classes) == ranks
+    head = ClassHead("grade", classes=tuple(classes))
+    generator = np.random.default_rng(3)
+    truth, logits = generator.integers(0, len(classes), 90), generator.normal(size=(90, len(classes)))
+    one = outcomes.collect(head, logits, {"label": truth}, None)
+    back = outcomes.of_table(head, outcomes.as_table(head, one))
+    found = [outcomes.scores([(head, np.arange(90), given)], "test") for given in (one, back)]
+    assert found[0] == pytest.approx(found[1])
+    best = logits.argmax(1)
+    assert found[0]["kappa"] == pytest.approx(oracle.cohen_kappa_score(truth, best))
+    assert ("quadratic_kappa" in found[0]) == (ranks is not None)
+    if ranks is not None:
+        order = np.array(ranks)
+        wanted = oracle.cohen_kappa_score(order[truth], order[best], weights="quadratic")
+        assert found[0]["quadratic_kappa"] == pytest.approx(wanted)
 
 
 def test_one_class_only_has_no_auroc():
