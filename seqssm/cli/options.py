@@ -134,7 +134,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Declared(argparse.Action):
-    """Stores the value of an `Option` after checking its bounds."""
+    """Stores the value of an `Option` after checking its bounds; values of a list given several times are joined."""
 
     def __init__(self, *args: Any, option: Option, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -144,6 +144,8 @@ class Declared(argparse.Action):
         if self.option.many:
             values = self.option.listed(values)
         self.option.bounds.require(self.option.flag, values)
+        if self.option.many and isinstance(namespace, Parsed) and self.option.name in namespace.given:
+            values = [*getattr(namespace, self.dest), *values]
         setattr(namespace, self.dest, values)
         if isinstance(namespace, Parsed):
             namespace.given.add(self.option.name)

@@ -98,7 +98,7 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
     require_writable(folder.path)
     require_models(domain, folder, cells, study)
     require_folds(domain, folder, cells, study)
-    print(f"kfold: {len(cells)} runs; each model is set up on the data before the first", flush=True)
+    print(f"kfold: {len(cells)} run{'s' * (len(cells) != 1)}; each model is set up on the data first", flush=True)
     require_runs(domain, folder, cells, study)
     with folder.lock():
         content = {"config": texts, "overrides": study.overrides, "folds": study.folds, "windows": study.windows}
@@ -109,7 +109,7 @@ def run_study(domain: Domain, study: Study) -> RunFolder:
             before = tested_before(folder, cells)
             if before:
                 names = ", ".join(dict.fromkeys(cell.model for cell in before))
-                print(f"{len(before)} further runs of the study stay in its table ({names})")
+                print(f"{len(before)} further run{'s' * (len(before) != 1)} of the study, kept in its table ({names})")
             cells = [*cells, *before]
         rows: list[dict[str, Any]] = []
         for number, cell in enumerate(cells, 1):

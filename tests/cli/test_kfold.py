@@ -88,7 +88,7 @@ def test_a_continuation_with_other_models_keeps_the_rows_of_the_others(toy, caps
     whole = folds()
     capsys.readouterr()
     assert main([*STUDY, "--folds", "2", "--seeds", "2", "--models", "wide", "--resume"]) == 0
-    assert "8 further runs of the study stay in its table (mean, net)" in capsys.readouterr().out
+    assert "8 further runs of the study, kept in its table (mean, net)" in capsys.readouterr().out
     table = folds()
     assert [row["model"] for row in table[:2]] == ["wide", "wide"]
     order = ("fold", "seed", "model")
@@ -243,8 +243,10 @@ def test_a_later_model_that_cannot_be_set_up_is_refused_before_the_first_is_trai
     assert main([*STUDY, "--models", "net,wide", "--seeds", "1,2"]) == 2
     printed = capsys.readouterr()
     assert printed.err.strip() == "seqssm: not for these data"
-    assert printed.out == "kfold: 4 runs; each model is set up on the data before the first\n"
+    assert printed.out == "kfold: 4 runs; each model is set up on the data first\n"
     assert not Path("study").exists()
+    assert main([*STUDY, "--models", "wide", "--seeds", "1"]) == 2
+    assert capsys.readouterr().out == "kfold: 1 run; each model is set up on the data first\n"
     assert main([*STUDY, "--models", "net", "--seeds", "1,2"]) == 0
     assert main([*STUDY, "--models", "wide", "--resume"]) == 2
     assert len(folds()) == 2

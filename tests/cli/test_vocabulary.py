@@ -97,6 +97,8 @@ def test_every_list_takes_commas_and_spaces(option):
     for form in forms:
         assert getattr(parser.parse([option.flag, *form]), option.name) == expected, form
     assert getattr(parser.parse([f"{option.flag}={','.join(words)}"]), option.name) == expected
+    again = [f"{option.flag}={','.join(words[:2])}", option.flag, words[2]]  # only the last one was taken
+    assert getattr(parser.parse(again), option.name) == expected
     assert option.listed(",".join(words)) == option.listed(words) == option.listed(values) == expected
     assert f"{option.flag} " in parser.format_help()
     assert "separated by spaces or commas" in " ".join(parser.format_help().split())
