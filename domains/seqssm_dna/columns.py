@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from seqssm.errors import InputError, no_column
 from seqssm.files.folds import FoldColumn, chosen_folds, is_fold_column
 from seqssm.files.labels import is_missing, lacks_value
-from seqssm.files.numbers import MISSING
+from seqssm.files.numbers import MISSING, NO_WORD
 from seqssm.files.splits import (
     BY_FILE,
     NO_COLUMN,
@@ -183,7 +183,7 @@ def invalid_rows(table: Table, sequence: str, labels: list[str], several: bool) 
             if row in bad:
                 continue
             listed = cell[:1] in ("[", "{") or SURELY_MISSING.fullmatch(cell)
-            if cell.lower() in MISSING - {"none"} or (listed and is_missing(cell)):
+            if cell.lower() in NO_WORD or (listed and is_missing(cell)):
                 bad[row] = (name, "the label is missing")
             elif several and lacks_value(cell):
                 bad[row] = (name, "a value of the dict is missing: leave its name out if the label is absent")

@@ -16,7 +16,7 @@ import pandas as pd
 from seqssm.errors import InputError, no_column
 from seqssm.files.folds import fold_columns, unused_folds
 from seqssm.files.labels import is_missing, lacks_value, read_label_cells
-from seqssm.files.numbers import MISSING
+from seqssm.files.numbers import NO_WORD
 from seqssm.files.splits import NO_COLUMN, SPLIT_NAMES, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts, class_list, unknown_classes
@@ -258,7 +258,7 @@ def _refuse_unknown(table: Table, found: Sequence[Sequence[str]]) -> None:
         if damaged is not None:
             message = f"{damaged!r} is a code whose digits a spreadsheet has lost; write it anew, in a column of text"
             raise InputError(message, file=table.path, place=table.place(row, "labels"))
-        dash = next((name for name in names if name in MISSING - UNKNOWN - {"none"}), None)
+        dash = next((name for name in names if name in NO_WORD - UNKNOWN), None)
         if dash is not None:
             message = (
                 f"{dash!r} is no class: leave the cell empty if the labels are unknown, or write [] without any class"

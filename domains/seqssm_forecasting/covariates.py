@@ -52,7 +52,8 @@ def historical(wanted: list[str], names: list[str], target: str) -> list[str]:
     """
     absent = [name for name in wanted if name not in names]
     if absent:
-        raise InputError(f"--data.hist_columns {absent[0]}: no such series{nearest(absent[0], names)}")
+        known = f"; the series are {listed(names)} (in a long file, each has rows of its own)"
+        raise InputError(f"--data.hist_columns {absent[0]}: no such series{nearest(absent[0], names) or known}")
     if target in wanted or len(wanted) == len(names):
         raise InputError(f"--data.hist_columns {listed(wanted)}: no series is left to forecast, or not the target")
     return wanted

@@ -209,7 +209,8 @@ class ForecastingData(DataModule):
         return find_data_set(DOMAIN.name, paths[self.dataset], self.root)
 
     def predict_words(self) -> list[str]:
-        return [] if self.frame is not None else [str(self.find())]
+        planned = not self.future_columns or len(self.later) >= self.horizon  # predict needs them after the history
+        return [] if self.frame is not None else [str(self.find()), *([] if planned else ["--backtest", "1"])]
 
     def setup(self, stage: str | None = None) -> None:
         """Read the file, fit the scaler on the training rows and make the three data sets; only once."""
@@ -252,7 +253,7 @@ class ForecastingData(DataModule):
         self.train_set, self.val_set, self.test_set = sets["train"], sets["val"], sets["test"]
         # a file with fewer windows than a batch is trained on in one partial batch per epoch
         self.drop_last_train = len(self.train_set) >= self.batch_size  # type: ignore[misc]
-        self.series, self.splits = series, splits
+        self.series, self.splits, self.later = series, splits, found.future or ()
         if stage == "fit" or self.external:
             self._report(found)
 
@@ -392,8 +393,7 @@ class ForecastingData(DataModule):
         """Return one identity per date; dates with equal values in all series are the same record."""
         assert self.series is not None
         first, end = self.splits[split]
-        if split != "train" and not self.external:
-            first += self.lookback  # the look-back belongs to the preceding split
+        first += 0 if split == "train" or self.external else self.lookback  # which belongs to the preceding split
         return self.series.identities(first, end)
 
     def inputs(self, split: str) -> str:

@@ -42,6 +42,7 @@ class History:
         reasons: reason for each series that cannot be forecast, including series that are not among the variates.
         step: step between rows; None without dates.
         drawn: forecast of the last window, for the figures.
+        others: observed values of the series of the file that are not among the variates, (rows,); NaN where missing.
     """
 
     series: Series
@@ -58,6 +59,7 @@ class History:
     reasons: dict[str, str] = field(default_factory=dict)
     step: steps.Step | None = None
     drawn: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -74,6 +76,11 @@ class History:
         if self.observed is not None:
             history = np.where(self.observed[:, -self.outputs :], history, np.nan)
         return history[np.minimum(rows, len(history) - 1)].transpose(2, 0, 1)
+
+    def actual_of(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return the observed values (windows, steps) of a series that is not among the variates, likewise."""
+        history = self.others.get(name, np.full(len(self.series), np.nan))
+        return history[np.minimum(rows, len(history) - 1)]
 
 
 def with_own_options(text: str) -> str:
@@ -177,6 +184,7 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
     ends = _ends(rows, path, request)
     reasons = dict.fromkeys(found.empty, "no value in the file")
     observed = pd.DataFrame(found.observed_in(series), columns=series.columns)
+    read = pd.DataFrame(series.values, columns=series.columns).where(observed)
     series, mean, std, scores = _variates(series, request, reasons, long)
     for name in series.columns:  # variates missing in the file are masked
         if name not in observed:
@@ -223,6 +231,7 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
         scores,
         reasons,
         found.step,
+        others={name: read[name].to_numpy() for name in read if name not in series.columns},
     )
 
 

@@ -17,7 +17,7 @@ from seqssm.errors import InputError, Status, no_such_file
 from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
-from seqssm_forecasting import drawing, holidays, interactive, intervals, steps
+from seqssm_forecasting import drawing, holidays, interactive, intervals, optimism, steps
 from seqssm_forecasting.blend import Blend
 from seqssm_forecasting.history import History, Reporter, Request, merged, prepare, with_own_options
 from seqssm_forecasting.limits import Limits
@@ -256,9 +256,11 @@ class ForecastPredictor(Predictor):
         if isinstance(record.item, Path | pd.DataFrame):
             try:
                 record.item = prepare(record.item, self.request)
-                self.output_limits.transformed(record.item.series)
+                series = self.output_limits.transformed(record.item.series)
             except InputError as error:
                 raise InputError(with_own_options(error.message), file=error.file, place=error.place) from None
+            if self.backtest and (line := optimism.warning(self.summary, series, record.item.ends, self.horizon)):
+                self._report(f"{series.path}: {line}")
         return record
 
     # -- predicting ----------------------------------------------------------------------------------------------------

@@ -56,7 +56,8 @@ def cross_validation(
     Returns:
         Columns ``unique_id, ds, cutoff, y`` and per model ``<Model>``, ``<Model>-lo-80``, ``<Model>-hi-80``, ..., where
         ``<Model>`` is the class of the network (``Blend``, ``SMamba``, ``DLinear``). Without a forecast, or an actual
-        value, the cell is NaN.
+        value, the cell is NaN. If there is no forecast of a series, for example because its values before a cutoff are
+        too few to train on, a last column ``reason`` says why.
 
     Raises:
         InputError: as `seqssm.fit`; an unknown model, or too few rows for the windows.
@@ -90,9 +91,13 @@ def cross_validation(
         if table is not None and column in table:
             column = str(name)  # two variants of a network
         own = own.rename(columns={old: old.replace("yhat", column, 1) for old in own.columns if old[:4] == "yhat"})
+        own = own.rename(columns={"reason": f"reason {column}"})
         table = own if table is None else table.merge(own.drop(columns="y"), on=KEYS, how="outer", sort=False)
     assert table is not None
-    return table
+    told = [name for name in table if name.startswith("reason ")]
+    reasons = table[told].replace("", np.nan).bfill(axis=1).iloc[:, 0]
+    table = table.drop(columns=told)
+    return table.assign(reason=reasons.fillna("")) if reasons.notna().any() else table
 
 
 def _forecasts(fitted: Any, source: Any, windows: int, step: int | None, level: list[float]) -> pd.DataFrame:
@@ -100,7 +105,7 @@ def _forecasts(fitted: Any, source: Any, windows: int, step: int | None, level: 
     every = fitted.summary["horizon"] if step is None else step
     found = fitted.predict(source, backtest=windows, step=every, level=level or None)
     bands = [name for name in found.columns if name.startswith("yhat")]
-    return found[[*KEYS, "y", *bands]]
+    return found[[*KEYS, "y", *bands, "reason"]]
 
 
 def _options(name: str | None) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Layout:
         rest = len(absent) * windows * steps
         if actual is not None:
             data["cutoff"] = dates[np.tile(cutoff.ravel(), len(names))]
-            data["y"] = np.append(actual.ravel(), np.full(rest, np.nan))
+            data["y"] = np.concatenate([actual.ravel(), *(own.actual_of(name, rows).ravel() for name in absent)])
         for index, suffix in enumerate(self.suffixes):
             data[f"yhat{suffix}"] = np.append(values[:, index].transpose(1, 0, 2).ravel(), np.full(rest, np.nan))
         if self.trained is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seqssm.errors import InputError, no_column
 from seqssm.files.notation import is_number
-from seqssm.files.numbers import MISSING, numbers
+from seqssm.files.numbers import MISSING, NO_WORD, numbers
 from seqssm.files.tables import read_table
 from seqssm_forecasting.series import listed
 
@@ -33,7 +33,9 @@ def read_static_features(path: str | Path, ids: list[str]) -> pd.DataFrame:
         raise InputError("has only one column; expected series names, then their properties", file=path)
     key, *names = table.columns
     for name in names:
-        empty = table.frame[name].str.lower().isin(MISSING).to_numpy()
+        cells = table.frame[name].str.lower()
+        words = not all(is_number(cell) for cell in cells[~cells.isin(MISSING)])
+        empty = cells.isin(NO_WORD if words else MISSING).to_numpy()
         if empty.any():
             raise InputError("no value", file=path, place=table.place(int(empty.argmax()), name))
     twice = table.frame[key].duplicated().to_numpy()

@@ -233,6 +233,8 @@ def distil(request: Request, progress: Callable[[str], None] = print) -> Distill
 def _distil(request: Request, domain: Domain, path: Path, state: State, progress: Callable[[str], None]) -> Distilled:
     flags = _of_data(request.overrides)
     unsplit = _of_whole_data(flags, domain, path)
+    if state.moved and "sum of 1" in state.rows:
+        _require_own_data(domain, state, unsplit)
     teacher = record(domain, path, unsplit)
     sizes = Sizes(teacher, path)
     planned, spent = _plan(sizes, request), 0.0
@@ -288,6 +290,17 @@ def _of_data(overrides: Sequence[str], without: Collection[str] = ()) -> list[st
             mine = word.startswith("--data") and not external.flagged([word]).intersection(without)
         kept += [word] if mine else []
     return kept
+
+
+def _require_own_data(domain: Domain, state: State, flags: Sequence[str]) -> None:
+    """Require that the files at another path than before hold the data of the students, which may all be finished."""
+    _, where, _ = run.prepare_evaluation(domain, "test", state.folder / "student-1" / BEST, flags)
+    if where.external:
+        raise InputError(
+            f"--resume: {' '.join(state.moved)}: the data are not those of this run; give the same data, or choose "
+            "another --output",
+            file=state.folder,
+        )
 
 
 def _of_whole_data(flags: Sequence[str], domain: Domain, teacher: Path) -> list[str]:

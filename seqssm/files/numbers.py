@@ -28,6 +28,8 @@ MISSING = {"", "nan", "na", "n/a", "n.a.", "n.d.", "null", "none", "missing", "<
            "--", "---", "?", ".", "..", "...", "–", "—", "#n/a", "#na", "#n/d", "#nv", "#value!", "#wert!",
            "#div/0!", "#ref!", "#num!", "#name?", "#null!"}  # fmt: skip
 """Lower-case placeholders for missing numbers, including Excel's error values."""
+NO_WORD = MISSING - {"none"}
+"""Those for missing words: ``none`` can be a category."""
 MARKS = {".": "point", ",": "comma"}
 GROUPS = "'’  \u00a0\u202f\u2009٬"
 """Marks that can only separate thousands: apostrophes, blanks, the Arabic thousands separator."""

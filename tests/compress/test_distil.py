@@ -166,6 +166,19 @@ def test_data_that_were_moved_are_accepted(folder, monkeypatch, capsys, student)
     assert rows("set") == rows("whole")
 
 
+def test_a_finished_set_has_its_data(folder, capsys):
+    """Other data were accepted in silence, and nothing was trained."""
+    resume = [*DISTILL, "whole.ckpt", "--resume"]
+    series.walks(120, 2, seed=5).to_csv("other.csv", index=False)
+    before = Path("whole.ckpt").read_bytes()
+    assert main([*resume, "--data.file", "other.csv"]) == 2
+    assert "--resume: --data.file other.csv: the data are not those of this run" in capsys.readouterr().err
+    assert Path("whole.ckpt").read_bytes() == before
+    shutil.copy("walks.csv", "copy.csv")
+    assert main([*resume, "--data.file", "copy.csv"]) == 0
+    assert rows("whole")[0]["name"] == "teacher"
+
+
 def test_a_student_that_was_trained_on_is_not_taken_again(folder, capsys):
     """The set was written with another first student than the second one was trained with."""
     assert main(["forecasting", "fit", "--resume", "whole/student-1", "--trainer.max_epochs", "3"]) == 0

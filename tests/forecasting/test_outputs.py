@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from seqssm_forecasting import simulate
+from seqssm_forecasting.covariates import historical
 from seqssm_forecasting.intervals import paths
 from seqssm_forecasting.limits import Limits
 
@@ -37,6 +38,11 @@ def test_bounds_of_all_series_and_of_one():
     with pytest.raises(InputError, match="--clip: all series have two rules"):
         Limits("real", ("0:", "b=1:2", ":5"))
     assert Limits.of({"clip": ["a=0:", "a=:5"]}).rules == ("a=:5",)  # of a checkpoint of an earlier version
+
+
+def test_a_column_of_a_long_table_is_not_a_series():
+    with pytest.raises(InputError, match=r"hist_columns temp: no such series; the series are north, south \(in a long"):
+        historical(["temp"], ["north", "south"], "south")
 
 
 def test_integers_are_rounded_and_intervals_outwards():

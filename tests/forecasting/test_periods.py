@@ -243,6 +243,19 @@ def test_dates_of_splits_are_year_first(tmp_path, text):
         data.setup()
 
 
+def test_none_is_a_category_of_words(tmp_path):
+    """It was refused as an empty cell; of numbers, it is one."""
+    path = tmp_path / "static.csv"
+    path.write_text("id,cooling\na,air\nb,none\n")
+    rules = statics.learn(statics.read_static_features(path, ["a", "b"]))
+    assert statics.names(rules) == ["cooling=air", "cooling=none"]
+    for cells in ("1,none", "air,NA", "air,"):
+        one, other = cells.split(",")
+        path.write_text(f"id,cooling\na,{one}\nb,{other}\n")
+        with pytest.raises(InputError, match="line 3, column cooling: no value"):
+            statics.read_static_features(path, ["a", "b"])
+
+
 def test_static_numbers_in_any_notation(tmp_path):
     path = tmp_path / "s.csv"
     path.write_text("id;capacity;share;region\na;1.234,5;10 %;north\nb;2,5;20 %;south\n")

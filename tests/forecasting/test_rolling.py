@@ -83,6 +83,21 @@ def test_every_window_is_forecast_by_a_model_that_has_not_seen_it(frame):
     assert not np.allclose(table[~first]["SMamba"], other[~first]["SMamba"])
 
 
+def test_a_series_that_a_window_cannot_train_keeps_its_truth(frame):
+    """Its column `y` was empty in these windows."""
+    late = frame.copy()
+    late.iloc[:244, 1] = np.nan
+    given = {"data": {**DATA, "missing": "mask"}, "model": MODEL, "trainer": TRAINER}
+    table = cross_validation(late, windows=2, models=["smamba", "dlinear"], **{**given, "model": {}})
+    own = table[table["unique_id"] == frame.columns[1]]
+    assert own[["SMamba", "DLinear"]].isna().all().all()
+    np.testing.assert_allclose(own["y"], frame.iloc[248:, 1])
+    assert own["reason"].str.contains("no window with values in the train split").all()
+    rest = table[table["unique_id"] != frame.columns[1]]
+    assert rest.drop(columns="reason").notna().all().all()
+    assert (rest["reason"] == "").all()
+
+
 def test_without_refit_one_fit_forecasts_all_windows(frame, monkeypatch):
     fits = []
     fit = seqssm.fit
