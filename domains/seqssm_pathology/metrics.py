@@ -12,6 +12,8 @@ from seqssm.metrics.metric import Metric
 from seqssm.metrics.scores import auroc
 from seqssm_pathology.survival import c_index, integrated_brier, log_rank, survival_log_loss
 
+ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
+
 
 @dataclass(frozen=True)
 class Classified:
@@ -72,16 +74,25 @@ def macro_f1(found: Classified) -> float:
 def class_ranks(classes: Sequence[str]) -> tuple[int, ...] | None:
     """Return the ranks of three or more classes whose names differ in one number: `grade1`, `ISUP 2`, `0`, `3+`.
 
+    Roman numbers (`I`, `stage IV`) must be consecutive, since they may be other words.
+
     Args:
         classes: class names.
 
     Returns:
         Ranks, 0 for the lowest number; None if the names give no order.
     """
-    found = [re.fullmatch(r"(\D*?)((?:(?<!\S)-)?\d+(?:\.\d+)?)\+?", name.strip().casefold()) for name in classes]
-    named = [(one[1], float(one[2])) for one in found if one is not None]
+    names = [name.strip().casefold() for name in classes]
+    digits = [re.fullmatch(r"(\D*?)((?:(?<!\S)-)?\d+(?:\.\d+)?)\+?", name) for name in names]
+    named = [(one[1], float(one[2])) for one in digits if one is not None]
+    roman = not named
+    if roman:
+        words = [re.fullmatch(r"((?:.*[^a-z])?)([ivx]+)", name) for name in names]
+        named = [(one[1], ROMAN.index(one[2])) for one in words if one is not None and one[2] in ROMAN]
     numbers = sorted({number for _, number in named})
     if len({text for text, _ in named}) != 1 or len(numbers) < max(3, len(classes)):
+        return None
+    if roman and numbers[-1] - numbers[0] >= len(numbers):
         return None
     return tuple(numbers.index(number) for _, number in named)
 
