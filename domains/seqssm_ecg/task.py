@@ -300,6 +300,7 @@ class EcgTask(ClassTask):
 
     def on_fit_end(self) -> None:
         """Report the thresholds and temperatures that could not be fitted."""
+        super().on_fit_end()
         if self.has_classes:
             return
         data = self.trainer.datamodule

@@ -12,6 +12,7 @@ from typing import Any
 from seqssm.domain import Added, Domain, Moved, Renamed
 
 SHARED = (
+    Added("model.averaging", 0.0),
     Added("model.binary", False),
     Added("model.lora", 0),
     Added("model.teacher_weight", 1.0),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
+
+from seqssm.errors import InputError
 
 NO_DECAY = ("A_log", "D", "dt_bias")
 
@@ -50,3 +53,18 @@ def rate_factor(schedule: str, warmup: int, epoch: int, step: int, total: int) -
     if step < warmup:
         factor *= (step + 1) / warmup
     return factor
+
+
+def total_steps(trainer: Any, schedule: str) -> int:
+    """Return the number of optimiser steps of the whole run, from the trainer's limits; 0 if there are none.
+
+    Raises:
+        InputError: the schedule requires a limit.
+    """
+    if trainer.max_steps != -1:
+        return trainer.max_steps
+    if trainer.max_epochs in (None, -1) or trainer.num_training_batches == float("inf"):
+        if schedule == "cosine":
+            raise InputError("--model.schedule cosine requires --trainer.max_epochs")
+        return 0
+    return trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -12,12 +11,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.parsing import save_hyperparameters
 from torch import Tensor, nn
 
-from seqssm.bounds import Bounds
+from seqssm.bounds import RATE, Bounds
 from seqssm.errors import InputError
 from seqssm.metrics.gather import add_loss
 from seqssm.metrics.metric import Metric
@@ -26,9 +24,10 @@ from seqssm.nn import quantized
 from seqssm.nn.projections import binarise
 from seqssm.training import networks
 from seqssm.training.adapters import add_adapters, merged, train_only
+from seqssm.training.averaging import Averaging
 from seqssm.training.checkpoint import checkpoint_metadata, layout_of_integers, restore_paths
 from seqssm.training.lists import require_no_blanks
-from seqssm.training.optimiser import adamw, rate_factor
+from seqssm.training.optimiser import adamw, rate_factor, total_steps
 from seqssm.training.output_names import Outputs
 from seqssm.training.seeds import derive_seed, seed_torch
 from seqssm.training.sizes import (
@@ -54,7 +53,7 @@ class Recorded:
     cpu_s: float
 
 
-class Task(LightningModule):
+class Task(Averaging):
     """Base class of the domains' training tasks.
 
     A subclass declares `domain` and its `networks`, takes its own training arguments and passes the others on
@@ -69,6 +68,8 @@ class Task(LightningModule):
         schedule: ``"constant"``; ``"halving"``: base rate in the first two epochs, then halved before each further
             one; ``"cosine"``: cosine decay to zero at the end of the last epoch.
         warmup_steps: number of optimiser steps of linear warm-up.
+        averaging: decay per step of an exponential moving average of the weights, which is validated and saved in place
+            of the last ones (`seqssm.training.averaging`), such as 0.9 for an average over some 10 steps; 0 for none.
         init_from: checkpoint for a warm start; weights are matched by name and shape, other weights are initialised.
         freeze: ``"backbone"`` trains the head only.
         lora: rank of low-rank adapters on all projections; only adapters and the head are then trained; 0 for none.
@@ -96,6 +97,7 @@ class Task(LightningModule):
         "learning_rate": Bounds(0, 100),
         "weight_decay": Bounds(0, 1000),
         "warmup_steps": Bounds(0, 2**31 - 1),
+        "averaging": RATE,
         "lora": Bounds(0, 4096),
         "teacher_weight": Bounds(0, 1),
         "teacher_temperature": Bounds(0, 1000, above=True),
@@ -136,6 +138,7 @@ class Task(LightningModule):
         weight_decay: float = 0.0,
         schedule: Literal["constant", "halving", "cosine"] = "constant",
         warmup_steps: int = 0,
+        averaging: float = 0.0,
         init_from: str | None = None,
         freeze: Literal["backbone"] | None = None,
         lora: int = 0,
@@ -336,23 +339,13 @@ class Task(LightningModule):
         h = self.hparams
         return h["learning_rate"] * rate_factor(h["schedule"], h["warmup_steps"], epoch, step, total)
 
-    def total_steps(self) -> int:
-        """Return the number of optimiser steps of the whole run, from the trainer's limits."""
-        trainer = self.trainer
-        if trainer.max_steps != -1:
-            return trainer.max_steps
-        if trainer.max_epochs in (None, -1) or trainer.num_training_batches == float("inf"):
-            if self.hparams["schedule"] == "cosine":
-                raise InputError("--model.schedule cosine requires --trainer.max_epochs")
-            return 0
-        return trainer.max_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-
     # -- training ----------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate and seed dropout; both are functions of (seed, epoch, step, rank) alone."""
         trainer = self.trainer
-        rate = self.rate(self.current_epoch, self.global_step, self.total_steps())
+        total = total_steps(trainer, self.hparams["schedule"])
+        rate = self.rate(self.current_epoch, self.global_step, total)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -439,6 +432,7 @@ class Task(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seqssm"] = checkpoint_metadata(self)
         restore_paths(self, checkpoint)
+        super().on_save_checkpoint(checkpoint)
         total = self.train_loss
         if self.trainer.world_size > 1:
             total = self.trainer.strategy.reduce(total.to(self.device), reduce_op="mean")
@@ -446,5 +440,6 @@ class Task(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()
+        super().on_load_checkpoint(checkpoint)
         quantized.install(self.model, layout_of_integers(checkpoint["seqssm"]))
         self.train_loss = checkpoint["seqssm"]["train_loss"].clone()
