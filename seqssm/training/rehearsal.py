@@ -50,8 +50,11 @@ def require_trainable(cli: TrainingCLI, data: DataModule, trained: bool = True) 
             data.prepare_data()
             data.setup("fit")
         data.setup("test")
-        if not data.test_dataloader():
+        batches, limit = len(data.test_dataloader()), cli.trainer.limit_test_batches
+        if not batches:
             raise InputError(NO_TEST)
+        if isinstance(limit, float) and batches * limit < 1:
+            raise InputError(f"--trainer.limit_test_batches {limit}: less than one of {batches} test batches")
 
 
 def _stop() -> None:

@@ -265,6 +265,12 @@ def test_a_study_that_trains_or_tests_nothing_is_refused(toy, capsys, option):
     assert not Path("study").exists()
 
 
+def test_a_study_that_tests_less_than_a_batch_is_refused(toy, capsys):
+    assert main([*STUDY, "--trainer.limit_test_batches", "0.001"]) == 2
+    assert "seqssm: --trainer.limit_test_batches 0.001: less than one of " in capsys.readouterr().err
+    assert not Path("study").exists()
+
+
 def test_torchrun_is_refused(toy, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(STUDY) == 2

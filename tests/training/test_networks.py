@@ -140,7 +140,8 @@ def test_one_table_migrates_flags_configs_and_checkpoints():
     assert migration.option(domain, "data", "width", 3) == ("width", 3)
     assert migration.options(domain, "model", {"width": 3}) == {"d_model": 3}
     assert migration.options(domain, "model", {"width": 3, "d_model": 4}) == {"d_model": 4}
-    shared = {"binary": False, "lora": 0, "teacher_weight": 1.0, "teacher_temperature": 1.0}  # of every task
+    soft = {"teacher_weight": 1.0, "teacher_temperature": 1.0}
+    shared = {"averaging": 0.0, "binary": False, "lora": 0, **soft}  # of every task
     assert migration.options(domain, "model", {"width": 3}, stored=True) == {"d_model": 3, "bias": False} | shared
     found = migration.options(domain, "model", {"width": 3}, stored=True, cls="toy.task:Line")
     assert found == {"d_model": 3, "bias": False, "taps": 2} | shared
