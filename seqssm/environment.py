@@ -44,7 +44,8 @@ class Interrupts:
         self.came = True
         while frame is not None:
             if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "torch":
-                os.write(2, b"seqssm: interrupted\n")
+                if speaks():
+                    os.write(2, b"seqssm: interrupted\n")
                 os._exit(ExitCode.INTERRUPTED)
             frame = frame.f_back
         raise KeyboardInterrupt
@@ -139,6 +140,15 @@ def launch() -> Launch | None:
     if tasks > 1 and "SLURM_PROCID" in os.environ:
         return _checked(Launch("srun", _number("SLURM_PROCID", 0), tasks, _number("SLURM_LOCALID", 0)))
     return None
+
+
+def speaks() -> bool:
+    """Whether this process reports the end of a job."""
+    try:
+        found = launch()
+    except InputError:
+        return True
+    return found is None or found.rank == 0
 
 
 def processes_announced() -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from seqssm.cli import help as pages
 from seqssm.domain import Domain, domains, resolve
-from seqssm.environment import INTERRUPTS, check_variables, launch
+from seqssm.environment import INTERRUPTS, check_variables, launch, speaks
 from seqssm.errors import ExitCode, InputError, nearest
 from seqssm.files.disk import loader_was_killed, refusal
 from seqssm.version import __version__
@@ -113,15 +113,6 @@ def terminable(own: bool = False) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if finished else signal.SIG_DFL)
         if plain:
             signal.signal(signal.SIGINT, signal.SIG_IGN if finished else signal.default_int_handler)
-
-
-def speaks() -> bool:
-    """Whether this process reports the end of a job."""
-    try:
-        found = launch()
-    except InputError:
-        return True
-    return found is None or found.rank == 0
 
 
 class Unbroken:
