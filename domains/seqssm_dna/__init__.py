@@ -93,9 +93,13 @@ DOMAIN = Domain(
         "unit": "str",
         "max_length": "int?",
         "trim_n": "bool",
+        "sequence_column": "str?",
+        "id_column": "str?",
     },
     migrations=(
         Added("summary.trim_n", False),
+        Added("summary.sequence_column", None),
+        Added("summary.id_column", None),
         Added("model.head", "linear", of="SequenceLabels"),
         Added("model.max_classes", None, of="SequenceLabels"),
         Added("model.projector", "none", of="SequenceLabels"),

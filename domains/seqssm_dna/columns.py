@@ -40,7 +40,7 @@ def find_column(
     Args:
         table: the table.
         name: name that the user gave; None searches the usual names.
-        usual: usual names, in lower case.
+        usual: usual names, in any case.
         what: content of the column, for messages.
         flags: command-line names of the options, for messages.
         needed: whether the column is required.
@@ -54,11 +54,37 @@ def find_column(
             raise no_column(name, _named(table), option=option or what, file=table.path)
         return name
     lower = {column.lower(): column for column in reversed(table.columns)}
-    found = next((lower[one] for one in usual if one in lower), None)
+    found = next((lower[one.lower()] for one in usual if one.lower() in lower), None)
     if found is None and needed:
         advice = f"set {option}" if option else ""
         raise no_column(" or ".join(usual[:3]), _named(table), option=what, advice=advice, file=table.path)
     return found
+
+
+def find_trained_column(
+    table: Table,
+    name: str | None,
+    usual: Sequence[str],
+    what: str,
+    flags: Mapping[str, str] | None,
+    needed: bool = True,
+) -> str | None:
+    """Return the column that a model was trained on if the table has it, else the first with a usual name.
+
+    Args:
+        table: the table.
+        name: name of the column in training; None for one of the usual names.
+        usual: usual names.
+        what: content of the column, for messages.
+        flags: command-line names of the options, for messages.
+        needed: whether a column is required.
+
+    Raises:
+        InputError: no such column.
+    """
+    if name is not None and name in table.frame:
+        return name
+    return find_column(table, None, usual if name is None else (name, *usual), what, flags, needed)
 
 
 def _named(table: Table) -> list[str]:

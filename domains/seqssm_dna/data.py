@@ -357,6 +357,8 @@ class GenomeData(DataModule):
             "unit": "",
             "max_length": None,
             "trim_n": False,
+            "sequence_column": None,
+            "id_column": None,
         }
 
     def identities(self, split: str) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import LARGEST, Decimal, numbers
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_list
-from seqssm_dna.columns import find_column, invalid_rows, patients_note, read_folds, read_splits
+from seqssm_dna.columns import find_column, find_trained_column, invalid_rows, patients_note, read_folds, read_splits
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import Interval
 from seqssm_dna.labels import class_numbers, label_lists, order_classes, require_classes
@@ -145,7 +145,8 @@ def read_labelled(
         columns: names of the columns of a table.
         classes: classes of a trained model, in order; other labels are errors.
         invalid: policy for rows with an empty or invalid sequence or without a label: ``"error"``, ``"drop"``
-            (counted), or ``"keep"`` for prediction, which lists them in `Labelled.problems` and ignores a column split.
+            (counted), or ``"keep"`` for prediction, which lists them in `Labelled.problems`, ignores a column split,
+            and searches the usual names for a column that the table lacks.
         options: options for reading a table.
         decimal: decimal mark of numbers.
         flags: command-line names of the table options, for messages.
@@ -272,7 +273,8 @@ def _of_table(
     decimal: Decimal,
     flags: Mapping[str, str] | None,
 ) -> Labelled:
-    sequence = find_column(table, columns.sequence, SEQUENCE, "sequence", flags)
+    find = find_trained_column if invalid == "keep" else find_column
+    sequence = find(table, columns.sequence, SEQUENCE, "sequence", flags)
     assert sequence is not None
     labels = list(columns.labels)
     if target is not None and not labels:
@@ -292,7 +294,7 @@ def _of_table(
             raise InputError(f"{reason}{hint}", file=table.path, place=table.place(row, column))
         table.notes.append(f"{len(bad)} rows dropped ({table.place(row)}: {reason})")
         table = table.rows(np.array([row not in bad for row in range(len(table))]))
-    ids = find_column(table, columns.id, ID, "id", flags, needed=False)
+    ids = find(table, columns.id, ID, "id", flags, needed=False)
     places = [table.place(row) for row in range(len(table))]
     folds, splits, unread = None, None, ""
     if invalid != "keep":

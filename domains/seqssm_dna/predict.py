@@ -21,6 +21,7 @@ from seqssm_dna.checks import require_files, require_for_inputs, require_for_mod
 from seqssm_dna.classifier import GenomeClassifier
 from seqssm_dna.effects import Effect, Pair, effects
 from seqssm_dna.generate import prefix_tokens
+from seqssm_dna.labelled import LabelColumns
 from seqssm_dna.letters import Findings
 from seqssm_dna.member import Member
 from seqssm_dna.options import CAUSAL, CLASSIFIER, LANGUAGE, MASKED
@@ -60,6 +61,7 @@ class DnaPredictor(Member):
             self.prefix, _ = prefix_tokens(summary, {"label": options["label"]})
         self.notes: list[str] = []
         self.reader = Reader(summary["lower"], summary["trim_n"])
+        self.trained = LabelColumns(sequence=summary["sequence_column"], id=summary["id_column"])
         self.findings = Findings()
         self.kind: Kind = "sequences"
         self.inputs: list[Path] = []
@@ -143,7 +145,7 @@ class DnaPredictor(Member):
             if self.kind == "bed":
                 found = of_bed(path, Path(self.options["reference"]), self.reader)
             elif self.kind == "table":
-                found = of_table(path, encodable(path.name), self.notes.append)
+                found = of_table(path, encodable(path.name), self.notes.append, self.trained)
             else:
                 found = of_sequences(path, self.findings, self.reader)
             for name, item in found:
@@ -170,7 +172,8 @@ class DnaPredictor(Member):
         if self.options["class"] is not None:
             raise InputError("class_ has no effect on sequences: it compares the alleles of a VCF file")
         self._columns()
-        return (_record(index, name, item) for index, (name, item) in enumerate(of_data(data, self.notes.append)))
+        found = of_data(data, self.notes.append, self.trained)
+        return (_record(index, name, item) for index, (name, item) in enumerate(found))
 
     def prepare(self, record: Record) -> Record:
         """Read the letters of a short sequence, or the windows of an allele."""

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
 from seqssm.bounds import COUNT, RATE, SEED, Bounds
 from seqssm.errors import InputError
 from seqssm.files.datasets import find_data_set
 from seqssm.files.splits import BY_FILE, NO_COLUMN, require_fold
 from seqssm.metrics.classes import class_list
-from seqssm.training.data import DataModule, whole_batch
+from seqssm.training.data import IN_MEMORY, DataModule, whole_batch
 from seqssm_dna.catalogue import LABELLED, NAME, LabelledSet, registered
 from seqssm_dna.genomes import open_genome
 from seqssm_dna.intervals import is_bed, read_bed
+from seqssm_dna.items import Items
 from seqssm_dna.labelled import (
     LabelColumns,
     Labelled,
@@ -32,13 +32,6 @@ from seqssm_dna.labels import absent_classes, order_classes, require_variety
 from seqssm_dna.lengths import encode_all
 from seqssm_dna.records import SUFFIXES, suffix_of
 from seqssm_dna.splits import by_position, require_folds, split_labelled
-from seqssm_dna.tokens import (
-    BASE_COUNT,
-    FIRST_BASE,
-    N,
-    padded,
-    reverse_complement_ids,
-)
 
 TARGETS: dict[str, Target] = {"class": "classification", "labels": "multilabel", "value": "regression"}
 NO_SOURCE = "give --data.train FILE (or '{class: FASTA, ...}'), or --data.dataset NAME"
@@ -52,43 +45,6 @@ FLAGS = {
 }
 
 Source = str | dict[str, str | list[str]]
-
-
-class Items:
-    """Sequences as whole batches: ``index, ids (B, L), mask (B, L), y``; padded at the end.
-
-    Args:
-        ids: token ids of the records, (L,) uint8 each.
-        truth: labels of the records, (n, ...).
-        turn: whether to read records from the other strand with probability 0.5; drawn from NumPy's generator, which
-            the loader seeds for every batch.
-        mutate: fraction of bases replaced by random ones, drawn in the same way.
-    """
-
-    def __init__(self, ids: list[np.ndarray], truth: np.ndarray, turn: bool = False, mutate: float = 0.0) -> None:
-        self.ids, self.truth, self.turn, self.mutate = ids, truth, turn, mutate
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitems__(self, batch: Sequence[int]) -> dict[str, torch.Tensor]:
-        rows = [self._one(number) for number in batch]
-        ids, mask = padded(rows)
-        return {
-            "index": torch.tensor(list(batch)),
-            "ids": torch.from_numpy(ids),
-            "mask": torch.from_numpy(mask),
-            "y": torch.from_numpy(self.truth[list(batch)]),
-        }
-
-    def _one(self, number: int) -> np.ndarray:
-        ids = self.ids[number]
-        if self.turn and np.random.random() < 0.5:
-            ids = reverse_complement_ids(ids)
-        if self.mutate:
-            chosen = (np.random.random(len(ids)) < self.mutate) & (ids != N)
-            ids = np.where(chosen, np.random.randint(FIRST_BASE, FIRST_BASE + BASE_COUNT, len(ids)), ids)
-        return ids
 
 
 class SequenceData(DataModule):
@@ -367,6 +323,8 @@ class SequenceData(DataModule):
             "unit": h["unit"],
             "max_length": h["max_length"],
             "trim_n": h["trim_n"],
+            "sequence_column": h["sequence_column"],
+            "id_column": h["id_column"],
         }
 
     def class_names(self) -> list[str]:
@@ -416,7 +374,7 @@ class SequenceData(DataModule):
     def predict_words(self) -> list[str]:
         """Return the test file, or else the training file; for one FASTA file per class, the first file."""
         if self.frame is not None:
-            return []
+            return [IN_MEMORY]
         sources, _ = self.find()
         chosen = sources.get("test", sources.get("train"))
         if isinstance(chosen, Mapping):

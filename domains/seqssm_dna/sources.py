@@ -20,7 +20,7 @@ from seqssm_dna.compression import kind_of, opened, require_text
 from seqssm_dna.files import open_genome, read_bed, stream_pieces
 from seqssm_dna.genome import Genome
 from seqssm_dna.intervals import is_bed
-from seqssm_dna.labelled import read_labelled
+from seqssm_dna.labelled import LabelColumns, read_labelled
 from seqssm_dna.letters import Findings, require_nucleotides, reverse_complement
 from seqssm_dna.records import format_of, suffix_of
 from seqssm_dna.tokens import Lower, encode, known_ends
@@ -296,20 +296,23 @@ def of_bed(path: Path, reference: Path, reader: Reader) -> Iterator[tuple[str, I
         yield name, item
 
 
-def of_table(source: Path | pd.DataFrame, name: str, say: Callable[[str], None]) -> Iterator[tuple[str, Item]]:
+def of_table(
+    source: Path | pd.DataFrame, name: str, say: Callable[[str], None], columns: LabelColumns | None = None
+) -> Iterator[tuple[str, Item]]:
     """Yield (name, sequence) of the rows of a table with a column of sequences; damaged rows have a `problem`.
 
     Args:
         source: CSV, TSV, Excel or Parquet file, or a data frame, each of whose rows is kept.
         name: name of the input.
         say: called with messages for the user: empty lines of a file, its encoding.
+        columns: names of the columns in training; a column that the table lacks is found by its usual names.
 
     Raises:
         InputError: no column of sequences, or no row with a usable one.
     """
     if isinstance(source, pd.DataFrame):
         source = source.assign(**{ROW: np.arange(len(source))})  # the reader drops rows without a cell
-    found = read_labelled(source, target=None, invalid="keep")
+    found = read_labelled(source, target=None, columns=columns, invalid="keep")
     for note in found.notes:
         say(f"{name}: {note}")
     for row, letters in enumerate(found.sequences):
@@ -317,18 +320,19 @@ def of_table(source: Path | pd.DataFrame, name: str, say: Callable[[str], None])
         yield found.ids[row], Item(found.ids[row], 0, len(letters), letters=letters, file=name, problem=problem)
 
 
-def of_data(data: Any, say: Callable[[str], None]) -> Iterator[tuple[str, Item]]:
+def of_data(data: Any, say: Callable[[str], None], columns: LabelColumns | None = None) -> Iterator[tuple[str, Item]]:
     """Yield (name, sequence) of in-memory data.
 
     Args:
         data: a data frame with a column of sequences, or a mapping of names to sequences.
         say: called with remarks for the user.
+        columns: names of the columns of a data frame in training, as in `of_table`.
 
     Raises:
         InputError: `data` is of another type, or a sequence is not text.
     """
     if isinstance(data, pd.DataFrame):
-        yield from of_table(data, "data frame", say)
+        yield from of_table(data, "data frame", say, columns)
         return
     if not isinstance(data, Mapping):
         raise InputError(

@@ -28,7 +28,7 @@ from seqssm_ecg.preprocess import Preprocess, require_band
 from seqssm_ecg.recording import ArraySpec
 from seqssm_ecg.records import Records, TrainWindows, WholeRecords
 from seqssm_ecg.single import chosen, with_one_class
-from seqssm_ecg.sources import LabelledRecord, common_folder
+from seqssm_ecg.sources import LabelledRecord, predict_words
 from seqssm_ecg.splits import SplitOptions, require_folds, split_records
 
 Labels = Literal["superclass", "subclass", "diagnostic", "form", "rhythm", "all", "cinc2020", "cinc2021", "codes"]
@@ -197,14 +197,11 @@ class EcgData(Extensible):
 
     def use_frame(self, frame: pd.DataFrame) -> None:
         """Use an in-memory manifest; its paths are relative to the current folder."""
-        self.source.frame = frame
+        self.frame = self.source.frame = frame
 
     def predict_words(self) -> list[str]:
-        rates = {record.array.rate_hz for record in self.labelled if record.array is not None} - {None}
-        rate = ["--array-rate-hz", f"{rates.pop():g}"] if len(rates) == 1 else []
-        leads = ["--array-leads", *self.hparams["array_leads"]] if self.hparams["array_leads"] else []
-        unit = [] if self.hparams["array_unit"] == "mV" else ["--array-unit", self.hparams["array_unit"]]
-        return [str(common_folder(record.path for record in self.labelled)), *rate, *leads, *unit]
+        first = next((self.labelled[k] for name in ("test", "val") for k in self.split[name]), self.labelled[0])
+        return predict_words(self.labelled, first, self.hparams)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 

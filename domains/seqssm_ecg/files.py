@@ -169,6 +169,11 @@ def find_recordings(folder: Path, every_format: bool = False) -> list[Path]:
     return [path for path in found if path not in segments] if segments else found
 
 
+def in_folders(path: Path) -> bool:
+    """Whether a recording of this name is listed by `find_recordings` of every format."""
+    return any(_suffix(path) in row.listed for row in FILES)
+
+
 def _is_recording(path: Path) -> bool:
     """Return whether a file with a listed suffix is a recording, as far as its format can tell."""
     suffix = _suffix(path)

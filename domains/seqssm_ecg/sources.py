@@ -6,9 +6,10 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from seqssm.files.splits import NO_COLUMN, SPLIT_NAMES, split_of_flag
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_counts, class_list, unknown_classes
 from seqssm_ecg.columns import COLUMNS, OTHER_FOLD, UNKNOWN, choose_split, ignored_split, number_folds, rename
-from seqssm_ecg.files import check_local, find_recordings, header_of, located
+from seqssm_ecg.files import check_local, find_recordings, header_of, in_folders, located
 from seqssm_ecg.headers import read_header
 from seqssm_ecg.labels import Classes, parse_scp_codes
 from seqssm_ecg.recording import ArraySpec
@@ -127,6 +128,31 @@ def common_folder(paths: Iterable[Path]) -> Path:
         return Path(os.path.commonpath(folders) or ".")
     except ValueError:  # several drives, or relative and absolute paths
         return folders[0]
+
+
+def predict_words(records: Sequence[LabelledRecord], first: LabelledRecord, options: Mapping[str, Any]) -> list[str]:
+    """Return inputs and options with which ``seqssm predict`` reads records.
+
+    The input is their folder, or one record if `predict` does not find all of them in a folder, or would need several
+    sampling rates.
+
+    Args:
+        records: the records.
+        first: the one to predict if only one can be.
+        options: options of the data module.
+    """
+
+    def rates(chosen: Sequence[LabelledRecord]) -> set[float]:
+        return {one.array.rate_hz for one in chosen if one.array is not None and one.array.rate_hz is not None}
+
+    together = len(rates(records)) < 2 and all(in_folders(record.path) for record in records)
+    words = [str(common_folder(record.path for record in records) if together else first.path)]
+    words += [word for rate in rates(records if together else [first]) for word in ("--array-rate-hz", f"{rate:g}")]
+    words += ["--array-leads", *options["array_leads"]] if options["array_leads"] else []
+    words += [] if options["array_unit"] == ArraySpec.unit else ["--array-unit", options["array_unit"]]
+    words += ["--ignore-checksums"] if options["checksums"] == "ignore" else []
+    words += ["--wfdb-defaults"] if options["wfdb_defaults"] else []
+    return words + (["--accept-implausible"] if options["implausible"] == "keep" else [])
 
 
 @dataclass

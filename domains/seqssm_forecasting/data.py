@@ -15,7 +15,7 @@ from torch import Tensor
 from seqssm.errors import InputError, nearest, no_column
 from seqssm.files.fingerprint import of_parts
 from seqssm.files.notes import note
-from seqssm.training.data import DataModule, whole_batch
+from seqssm.training.data import IN_MEMORY, DataModule, whole_batch
 from seqssm_forecasting import LINES, SENTINELS, STEPS, calendar, describe, holidays, statics, steps, zones
 from seqssm_forecasting.covariates import historical
 from seqssm_forecasting.files import read_for_model, suffix_of
@@ -210,7 +210,7 @@ class ForecastingData(DataModule):
 
     def predict_words(self) -> list[str]:
         planned = not self.future_columns or len(self.later) >= self.horizon  # predict needs them after the history
-        return [] if self.frame is not None else [str(self.find()), *([] if planned else ["--backtest", "1"])]
+        return [str(self.find()) if self.frame is None else IN_MEMORY, *([] if planned else ["--backtest", "1"])]
 
     def setup(self, stage: str | None = None) -> None:
         """Read the file, fit the scaler on the training rows and make the three data sets; only once."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from seqssm.errors import InputError, nearest
 from seqssm.files.datasets import find_data_set
 from seqssm.files.numbers import Decimal
-from seqssm.training.data import DataModule
+from seqssm.training.data import IN_MEMORY, DataModule
 from seqssm_pathology import fitting, splits
 from seqssm_pathology.answers import Columns, Kind, Target
 from seqssm_pathology.catalogue import LIMITS, NAME, PLACES
@@ -207,10 +207,10 @@ class BagData(DataModule):
         return folder / "labels.csv", folder / PLACES[name], families
 
     def predict_words(self) -> list[str]:
-        if self.frame is not None:
-            return []
         manifest, features, _ = self.find()
-        return [str(features)] if self.tokens is not None else [str(features), "--manifest", str(manifest)]
+        own = [IN_MEMORY] if self.frame is not None else [str(features), "--manifest", str(manifest)]
+        own += ["--invalid", "drop"] if self.invalid == "drop" else []
+        return own if self.tokens is None else [str(features)]
 
     def setup(self, stage: str | None = None) -> None:
         """Read manifest and splits, find the bags, and fit scaler and bins on the training split; runs once."""

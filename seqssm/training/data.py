@@ -28,6 +28,8 @@ from seqssm.training.seeds import derive_seed, seed_torch
 from seqssm.training.sizes import LARGEST_BATCH, most_processes, require_count
 
 CPU = torch.device("cpu")
+IN_MEMORY = "FILE"
+"""What `DataModule.predict_words` writes for a table in memory."""
 
 
 class Batch(list):
@@ -221,6 +223,8 @@ class DataModule(LightningDataModule):
     """Whether all labelled records are tested, as `use_summary` was told."""
     is_reference: bool = False
     """Whether the module reads a run's own data, for the baselines of an external evaluation."""
+    frame: Any = None
+    """The user's table in memory, as `use_frame` was given; None where the data are files."""
     train_set: Any = None
     val_set: Any = None
     test_set: Any = None
@@ -372,9 +376,9 @@ class DataModule(LightningDataModule):
     def predict_words(self) -> list[str]:
         """Inputs and options with which ``seqssm predict`` reads these data, for the hint after a fit.
 
-        Called after `setup`. Empty where the data are no files.
+        Called after `setup`. `IN_MEMORY` stands for the file where the data are no files. Empty without an own method.
         """
-        return []
+        return [] if self.frame is None else [IN_MEMORY]
 
     @property
     def run_seed(self) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 from seqssm.domain import Domain
 
 
-def next_lines(domain: Domain, task: Any, data: Any, tested: Path, model: Path, in_memory: bool = False) -> str:
-    """Return the commands that test a trained model, if its data have test records, and use it.
+def next_lines(domain: Domain, task: Any, data: Any, tested: Path, model: Path) -> str:
+    """Return the commands that test a trained model, if a command can read its test records, and use it.
 
     Args:
         domain: domain of the model.
@@ -19,14 +19,13 @@ def next_lines(domain: Domain, task: Any, data: Any, tested: Path, model: Path, 
         data: the data module that it was trained on.
         tested: what is tested: the run folder, or a checkpoint.
         model: the checkpoint.
-        in_memory: whether it was trained on data in memory, which no file of the example has.
     """
-    known = data.test_set is not None and len(data.test_set) > 0  # a test of no records is refused
+    known = data.frame is None and data.test_set is not None and len(data.test_set) > 0
     test = [f"seqssm {domain.name} test {shlex.quote(str(tested))}"] if known else []
-    return listed([*test, *predict_lines(domain, task, data, model, in_memory)])
+    return listed([*test, *predict_lines(domain, task, data, model)])
 
 
-def predict_lines(domain: Domain, task: Any, data: Any, model: Path, in_memory: bool = False) -> list[str]:
+def predict_lines(domain: Domain, task: Any, data: Any, model: Path) -> list[str]:
     """Return the commands that use a trained model.
 
     Args:
@@ -34,9 +33,8 @@ def predict_lines(domain: Domain, task: Any, data: Any, model: Path, in_memory: 
         task: its task.
         data: a data module that has read records of it.
         model: the checkpoint.
-        in_memory: whether the data are in memory, which no file of the example has.
     """
-    inputs = shlex.join(data.predict_words()) or ("FILE" if in_memory else domain.example_input)
+    inputs = shlex.join(data.predict_words()) or domain.example_input
     inputs = " ".join([inputs, *map(shlex.quote, task.predict_words())])
     return task.usage(str(model)) or [f"seqssm predict {shlex.quote(str(model))} {inputs} --output predictions.csv"]
 

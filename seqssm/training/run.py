@@ -215,8 +215,7 @@ def _train(
         print(f"best: epoch {keeper.best_epoch}{best}")
     if first and options.hints:
         print(f"run: {folder.path}")
-        in_memory = options.frame is not None
-        print(next_lines(domain, cli.model, cli.datamodule, folder.path, folder.path / BEST, in_memory))
+        print(next_lines(domain, cli.model, cli.datamodule, folder.path, folder.path / BEST))
     return Finished(folder, cli)
 
 

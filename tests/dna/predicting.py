@@ -20,7 +20,7 @@ SUMMARY = {
     "objective": "causal", "vocabulary": Vocabulary().to_dict(), "context": 64, "attn_window": None,
     "has_attention": False, "average_strands": False, "properties": [], "bins": None, "edges": [], "lower": "upper",
     "target": None, "classes": [], "unit": "", "max_length": None,
-    "trim_n": False,
+    "trim_n": False, "sequence_column": None, "id_column": None,
 }  # fmt: skip
 
 
