@@ -31,12 +31,14 @@ class Measurements:
             few beats could not judge.
         peaks_s: times of the R peaks, seconds.
         boundaries: boundaries of the median beat, samples at `seqssm_ecg.beats.RATE_HZ`, or None.
+        good: the leads whose median beat was measured.
     """
 
     values: dict[str, float | None]
     quality: dict[str, float]
     peaks_s: np.ndarray = field(repr=False)
     boundaries: Boundaries | None = None
+    good: tuple[str, ...] = ()
 
     def columns(self, leads: Sequence[str] = LEADS) -> dict[str, float | None]:
         """Return the columns of a table, rounded: the intervals, the number of beats, and the quality of `leads`."""
@@ -90,7 +92,7 @@ def measure(values: Mapping[str, np.ndarray], rate_hz: float) -> Measurements:
         peaks = detect_beats(table[good])
         beat = median_beat(table[good], peaks)
     found = None if beat is None else delineate(beat, RATE_HZ)
-    return Measurements(_intervals(found, peaks), quality, peaks / RATE_HZ, found)
+    return Measurements(_intervals(found, peaks), quality, peaks / RATE_HZ, found, tuple(leads[one] for one in good))
 
 
 def _prepared(values: Mapping[str, np.ndarray], rate_hz: float) -> tuple[list[str], np.ndarray]:
@@ -138,21 +140,19 @@ def measure_recording(recording: Recording) -> Measurements:
 
 
 def measure_part(recording: Recording, values: Mapping[str, np.ndarray]) -> Measurements:
-    """Measure samples of a recording on the leads of `Recording.together`.
+    """Measure samples of a recording on leads that were recorded at one time: the group with the most good leads.
 
-    Beats of leads that were recorded one after the other are not those of one time. The quality of such leads is that
-    among the leads of their own time.
+    Beats of leads that were recorded one after the other are not those of one time. The quality of a lead is that among
+    the leads of its own time.
 
     Args:
         recording: recording.
         values: all leads of the recording, or of a part of it.
     """
-    found = measure({lead: values[lead] for lead in recording.together}, recording.rate_hz)
-    quality = dict(found.quality)
-    for group in recording.groups:
-        if group != recording.together:
-            quality |= measure({lead: values[lead] for lead in group}, recording.rate_hz).quality
-    return replace(found, quality=quality)
+    groups = recording.groups or (recording.leads,)
+    found = [measure({lead: values[lead] for lead in group}, recording.rate_hz) for group in groups]
+    quality = {lead: value for one in found for lead, value in one.quality.items()}
+    return replace(max(found, key=lambda one: (len(one.good), len(one.peaks_s))), quality=quality)
 
 
 def parts(recording: Recording, seconds: float) -> Iterator[dict[str, np.ndarray]]:
@@ -181,8 +181,9 @@ def combined(parts: Iterable[Measurements]) -> Measurements:
     """
     rows: list[list[float]] = []
     quality: dict[str, list[float]] = {}
-    beats = 0
+    beats, good = 0, list[str]()
     for part in parts:
+        good += part.good
         rows.append([np.nan if part.values[name] is None else float(part.values[name] or 0) for name in INTERVALS])
         beats += len(part.peaks_s)
         for lead, value in part.quality.items():
@@ -193,4 +194,5 @@ def combined(parts: Iterable[Measurements]) -> Measurements:
         known = column[~np.isnan(column)]
         middle = float(np.mean(known) if name == "heart_rate_bpm" else np.median(known)) if len(known) else None
         values[name] = middle
-    return Measurements(values, {lead: float(np.mean(q)) for lead, q in quality.items()}, np.zeros(beats))
+    means = {lead: float(np.mean(q)) for lead, q in quality.items()}
+    return Measurements(values, means, np.zeros(beats), good=tuple(dict.fromkeys(good)))

@@ -187,13 +187,14 @@ class EcgPredictor(Predictor):
         if quality.implausible is not None and not self.options["accept_implausible"]:
             raise InputError(f"{quality.implausible}; pass --accept-implausible to predict it anyway", file=path)
         found = [] if quality.implausible is None else [quality.implausible]
-        if self.options["measure"] and recording.groups:
-            found.append(f"measured on {' '.join(recording.together)}")
-        item["notes"] = list(dict.fromkeys([*notes, *quality.notes, *found]))
         if self.options["measure"] and self.window_s is not None:
             item["measured"] = [measure_part(recording, one) for one in parts(recording, self.window_s)]
         elif self.options["measure"]:
             item["measured"] = [measure_recording(recording)]
+        if recording.groups:
+            used = dict.fromkeys(" ".join(one.good) for one in item.get("measured", []) if one.good)
+            found += [f"measured on {leads}" for leads in used]
+        item["notes"] = list(dict.fromkeys([*notes, *quality.notes, *found]))
         record.item = item
         return record
 

@@ -109,11 +109,6 @@ class Recording:
         return self.samples / self.rate_hz
 
     @property
-    def together(self) -> tuple[str, ...]:
-        """The leads that were recorded at one time: all of them, or the first group with the most."""
-        return max(self.groups, key=len, default=self.leads)
-
-    @property
     def apart(self) -> frozenset[str]:
         """Those of the leads I, II and III that were recorded at another time than most of them.
 

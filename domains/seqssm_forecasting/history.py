@@ -356,9 +356,8 @@ def _static(series: Series, path: Path, request: Request) -> Tensor | None:
     if not kept:
         return None
     if request.static is not None:
-        return statics.features(
-            statics.read_static_features(request.static, series.columns), kept["rules"], request.static
-        )
+        frame = statics.read_static_features(request.static, series.columns, kept["rules"])
+        return statics.features(frame, kept["rules"], request.static)
     if series.columns != list(request.summary["columns"]):
         raise InputError("contains unseen series, whose properties are required: --static FILE", file=path)
     return kept["features"]

@@ -6,6 +6,7 @@ additional token per series.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,13 @@ from seqssm.files.tables import read_table
 from seqssm_forecasting.series import listed
 
 
-def read_static_features(path: str | Path, ids: list[str]) -> pd.DataFrame:
+def read_static_features(path: str | Path, ids: list[str], rules: Sequence[Mapping[str, Any]] = ()) -> pd.DataFrame:
     """Read the rows of `ids`, in this order, with cells as text; the first column holds the ids.
+
+    Args:
+        path: the table.
+        ids: names of the series.
+        rules: encoding of the properties of a trained model (`learn`), in which ``none`` may be a word.
 
     Raises:
         InputError: an id is missing or duplicate, or a cell is empty; the message lists all missing ids.
@@ -32,9 +38,10 @@ def read_static_features(path: str | Path, ids: list[str]) -> pd.DataFrame:
     if len(table.columns) < 2:
         raise InputError("has only one column; expected series names, then their properties", file=path)
     key, *names = table.columns
+    worded = {rule["name"] for rule in rules if "words" in rule}
     for name in names:
         cells = table.frame[name].str.lower()
-        words = not all(is_number(cell) for cell in cells[~cells.isin(MISSING)])
+        words = name in worded or not all(is_number(cell) for cell in cells[~cells.isin(MISSING)])
         empty = cells.isin(NO_WORD if words else MISSING).to_numpy()
         if empty.any():
             raise InputError("no value", file=path, place=table.place(int(empty.argmax()), name))

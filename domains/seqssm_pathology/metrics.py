@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from seqssm.metrics.metric import Metric
 from seqssm.metrics.scores import auroc
 from seqssm_pathology.survival import c_index, integrated_brier, log_rank, survival_log_loss
 
-ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
+ROMAN = ("0", "i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ def macro_f1(found: Classified) -> float:
 
 
 def class_ranks(classes: Sequence[str]) -> tuple[int, ...] | None:
-    """Return the ranks of three or more classes whose names differ in one number: `grade1`, `ISUP 2`, `0`, `3+`.
+    """Return the ranks of three or more classes whose names differ in one number: `grade1`, `HER2 2+`, `0`, `stage IV`.
 
-    Roman numbers (`I`, `stage IV`) must be consecutive, since they may be other words.
+    Roman numbers must be consecutive, since they may be other words; `0` may precede them.
 
     Args:
         classes: class names.
@@ -83,18 +84,19 @@ def class_ranks(classes: Sequence[str]) -> tuple[int, ...] | None:
         Ranks, 0 for the lowest number; None if the names give no order.
     """
     names = [name.strip().casefold() for name in classes]
-    digits = [re.fullmatch(r"(\D*?)((?:(?<!\S)-)?\d+(?:\.\d+)?)\+?", name) for name in names]
-    named = [(one[1], float(one[2])) for one in digits if one is not None]
-    roman = not named
-    if roman:
-        words = [re.fullmatch(r"((?:.*[^a-z])?)([ivx]+)", name) for name in names]
-        named = [(one[1], ROMAN.index(one[2])) for one in words if one is not None and one[2] in ROMAN]
-    numbers = sorted({number for _, number in named})
-    if len({text for text, _ in named}) != 1 or len(numbers) < max(3, len(classes)):
+    common = re.sub(r"(?:-?[\d.]+|(?<![a-z])[ivx]+)$", "", os.path.commonprefix(names))
+    rest = [name.removeprefix(common) for name in names]
+    if all(one in ROMAN for one in rest) and len(rest) > 2:
+        numbers = [float(ROMAN.index(one)) for one in rest]
+        if max(numbers) - min(numbers) >= len(numbers):
+            return None
+    else:
+        sign = "-?" if common.strip() == "" or common[-1].isspace() else ""
+        found = [re.fullmatch(rf"({sign}\d+(?:\.\d+)?)\+?", one) for one in rest]
+        numbers = [float(one[1]) for one in found if one is not None]
+    if len(set(numbers)) < max(3, len(classes)):
         return None
-    if roman and numbers[-1] - numbers[0] >= len(numbers):
-        return None
-    return tuple(numbers.index(number) for _, number in named)
+    return tuple(sorted(numbers).index(number) for number in numbers)
 
 
 def cohen_kappa(table: np.ndarray, ranks: Sequence[int] | None = None) -> float:

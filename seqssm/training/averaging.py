@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-KEPT = "trained_weights"
+TRAINED = "trained_weights"
 """Entry of a checkpoint with the weights of the optimiser; its state dict has their average."""
 PREFIX = "model."
 
@@ -53,6 +53,10 @@ class Averaging(LightningModule):
                     else:
                         self.average[name] = self.average[name].to(one.device).lerp_(one, weight)
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit":  # before a checkpoint is loaded
+            self.average, self.swapped = {}, False
+
     @torch.no_grad()
     def _swap(self) -> None:
         if not self.average:
@@ -64,15 +68,17 @@ class Averaging(LightningModule):
         self.swapped = not self.swapped
 
     def on_validation_start(self) -> None:
-        self._swap()
+        if self.trainer.state.fn == "fit":
+            self._swap()
 
     def on_validation_end(self) -> None:
         """Continue with the weights of the optimiser; callbacks save the average before this."""
-        self._swap()
+        if self.trainer.state.fn == "fit":
+            self._swap()
 
     def on_fit_end(self) -> None:
+        """Leave the average in the model; a checkpoint saved after this still has the weights of the optimiser."""
         self._swap()
-        self.average, self.swapped = {}, False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not self.average:
@@ -82,11 +88,11 @@ class Averaging(LightningModule):
         average, trained = (own, other) if self.swapped else (other, own)
         checkpoint["state_dict"] = {**state, **average}
         if "optimizer_states" in checkpoint:
-            checkpoint["seqssm"][KEPT] = trained
+            checkpoint["seqssm"][TRAINED] = trained
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue a fit with the weights of the optimiser; whatever else loads the checkpoint gets the average."""
-        trained = checkpoint["seqssm"].get(KEPT)
+        trained = checkpoint["seqssm"].get(TRAINED)
         if trained is None or self._trainer is None or self._trainer.state.fn != "fit":
             return
         state = checkpoint["state_dict"]

@@ -49,7 +49,7 @@ class EpochLog(Checkpoint):
         self.rows: list[dict[str, Any]] = []
         self.carried = (0.0, 0.0)  # seconds spent on this epoch before an interruption
         self.started = (0.0, 0.0)
-        self.validated = False
+        self.validation: dict[str, float] = {}  # metrics of this epoch's last validation
         self.events: Any = None
 
     def _spent(self) -> tuple[float, float]:
@@ -68,7 +68,8 @@ class EpochLog(Checkpoint):
             self._writer(trainer).add_scalar("loss", float(outputs["loss"]), trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
-        self.validated = not trainer.sanity_checking
+        if not trainer.sanity_checking:
+            self.validation = {k: float(v) for k, v in trainer.callback_metrics.items() if k[:4] == "val_"}
 
     def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
         seconds, cpu = self._spent()
@@ -76,14 +77,14 @@ class EpochLog(Checkpoint):
             cpu = float(trainer.strategy.reduce(torch.tensor(cpu, device=task.device), reduce_op="sum"))
         self.carried, self.started = (0.0, 0.0), (time.monotonic(), cpu_seconds())
         found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values = {name: v for name, v in found.items() if name != "loss" and (self.validated or name[:4] != "val_")}
-        values = {"train_loss": values.pop("train_loss", math.nan), **values}
+        values = {name: value for name, value in found.items() if name != "loss" and name[:4] != "val_"}
+        values = {"train_loss": values.pop("train_loss", math.nan), **values, **self.validation}
         row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {"learning_rate": trainer.optimizers[0].param_groups[0]["lr"], **values}
         # the row of the same epoch is that of an epoch that was cut off, and now completed
         self.rows = [one for one in self.rows if one["epoch"] != row["epoch"]]
         self.rows.append({**row, "seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)})
-        self.validated = False
+        self.validation = {}
         if not trainer.is_global_zero:
             return
         self._write()
@@ -119,11 +120,13 @@ class EpochLog(Checkpoint):
             self.events = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": [dict(row) for row in self.rows], "carried": list(self._spent())}
+        rows = [dict(row) for row in self.rows]
+        return {"rows": rows, "carried": list(self._spent()), "validation": dict(self.validation)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rows = [dict(row) for row in state["rows"]]
         self.carried = tuple(state["carried"])  # type: ignore[assignment]
+        self.validation = dict(state.get("validation", {}))
 
 
 STATE = "KeepBest"  # key of the following callback's state, its name when the key was introduced
@@ -150,6 +153,7 @@ class CheckpointCallback(Checkpoint):
         self.stopped = False
         self.saved_at = time.monotonic()
         self.cut = False  # whether training ends within the epoch, after this batch
+        self.deferred: bool | None = None  # whether to stop after the validation that follows this batch
         self.interrupted = False
         self.terminated = False
         self.speaks = True
@@ -164,6 +168,15 @@ class CheckpointCallback(Checkpoint):
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
+        self._compare(trainer)
+        if self.deferred is not None:
+            stop, self.deferred = self.deferred, None
+            self._save_last(trainer)
+            if stop:
+                raise SIGTERMException
+
+    def _compare(self, trainer: Trainer) -> None:
+        """Save the model if it is the best so far, otherwise count the validation towards early stopping."""
         metrics = trainer.callback_metrics
         monitor = "val_loss" if self.monitor == LAST_EPOCH else self.monitor
         if monitor not in metrics:
@@ -227,10 +240,19 @@ class CheckpointCallback(Checkpoint):
         self.cut = self._at_last_step(trainer)
         if self.cut and self.best is None:
             self.best_epoch = trainer.current_epoch
+        if (stop or due or self.cut) and self._validates(trainer):
+            self.deferred = stop  # a run continued from here would not validate
+            return
         if stop or due or self.cut:
             self._save_last(trainer)
         if stop:
             raise SIGTERMException
+
+    @staticmethod
+    def _validates(trainer: Trainer) -> bool:
+        """Whether a validation within the epoch (``--trainer.val_check_interval``) follows this batch."""
+        loop = trainer.fit_loop
+        return not loop.epoch_loop.val_loop.skip and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
     @staticmethod
     def _at_last_step(trainer: Trainer) -> bool:

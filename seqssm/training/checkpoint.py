@@ -29,6 +29,7 @@ from seqssm.files.disk import atomic
 from seqssm.files.outputs import STUDENTS
 from seqssm.nn import quantized
 from seqssm.training import migration
+from seqssm.training.averaging import TRAINED
 from seqssm.training.networks import CHOICE, matches, report_dropped, without_foreign
 from seqssm.training.run_folder import BEST, PLAN, STAGE
 from seqssm.training.sizes import require_depth, require_fits
@@ -161,7 +162,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         InputError: missing, truncated, corrupt (checksums are verified), or not written by this package.
     """
     path = find_checkpoint(path)
-    return checked(load_plain(path), path)
+    content = checked(load_plain(path), path)
+    content["seqssm"].pop(TRAINED, None)  # only a fit continues with them
+    return content
 
 
 def load_plain(path: Path) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def list_value(flag: str, words: Sequence[str], kind: Any) -> str:
         values += [word] if whole else split_list(word)
     if not all(values):
         raise InputError(f"{flag} {shlex.join(words)}: expected values, as in A,B or A B")
-    if values == list(words) and len(values) == 1 and _takes_one(kind):
+    mapping = str in _members(item) and values[-1].endswith(":")  # bounds such as `0:` are one to YAML
+    if values == list(words) and len(values) == 1 and _takes_one(kind) and not mapping:
         return words[0]
     if str in _members(item):
         return yaml.safe_dump(values, default_flow_style=True, allow_unicode=True, width=10**9).strip()

@@ -280,6 +280,7 @@ class Task(Averaging):
 
     def setup(self, stage: str) -> None:
         """Link the arguments shared with the data module, and set the number of threads. Subclasses call it first."""
+        super().setup(stage)
         if (data := self.trainer.datamodule) is not None:  # type: ignore[attr-defined]
             self.hparams.update(networks.linked(type(self), self.hparams, data.hparams))
         self.threads_before = torch.get_num_threads()
@@ -371,7 +372,7 @@ class Task(Averaging):
     # -- validation and test -----------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self.val_loss.zero_()
+        self.val_loss = torch.zeros_like(self.val_loss)  # `validate` makes tensors that cannot be changed in a fit
         self.reset_metrics("val")
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -10,7 +10,7 @@ from seqssm_ecg import paper
 from seqssm_ecg.files import read_recording
 from seqssm_ecg.leads import LEADS
 from seqssm_ecg.long import LongRecording
-from seqssm_ecg.measure import measure
+from seqssm_ecg.measure import measure, measure_recording
 from seqssm_ecg.predict import drawable
 from seqssm_ecg.preprocess import Preprocess
 from seqssm_ecg.quality import assess
@@ -173,6 +173,18 @@ def test_measurements_are_those_of_leads_of_one_time(trained, tmp_path, monkeypa
     assert table["quality_V6"].tolist() == pytest.approx([quality["V6"]] * 2, abs=0.01)
     assert main([*argv, "--window-s", "4", "--overwrite"]) == 0
     assert pd.read_csv(tmp_path / "p.csv")["heart_rate_bpm"].tolist() == pytest.approx([rate] * 4, abs=5)
+
+
+def test_measurements_are_those_of_the_group_with_the_most_usable_leads(tmp_path):
+    """Of two groups of six leads, the first was measured, also if its electrodes were off."""
+    whole, _ = timed_recording(Timing(80.0, 160.0, 92.0, 360.0), 20.0, RATE, 4)
+    rows = {lead: row[: 6 * RATE] for lead, row in whole.items()}
+    rows |= {lead: np.zeros(6 * RATE) for lead in COLUMNS[0].split() + COLUMNS[1].split()}
+    halves = [" ".join(COLUMNS[:2]), " ".join(COLUMNS[2:])]
+    found = measure_recording(read_recording(dicom_of(tmp_path / "a.dcm", rows, halves, (0, 6000))))
+    assert found.values["heart_rate_bpm"] == pytest.approx(80, abs=3)
+    assert found.good == tuple(halves[1].split())
+    assert found.quality["I"] == 0
 
 
 def test_limb_leads_of_several_times_are_not_compared():

@@ -249,6 +249,8 @@ def test_none_is_a_category_of_words(tmp_path):
     path.write_text("id,cooling\na,air\nb,none\n")
     rules = statics.learn(statics.read_static_features(path, ["a", "b"]))
     assert statics.names(rules) == ["cooling=air", "cooling=none"]
+    path.write_text("id,cooling\na,none\nb,none\n")
+    assert statics.features(statics.read_static_features(path, ["a", "b"], rules), rules, path).tolist() == [[0, 1]] * 2
     for cells in ("1,none", "air,NA", "air,"):
         one, other = cells.split(",")
         path.write_text(f"id,cooling\na,{one}\nb,{other}\n")

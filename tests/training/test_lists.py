@@ -124,3 +124,10 @@ def test_quotes_and_commas():
     assert split_list('5",6,7') == ['5"', "6", "7"]  # a quote that is never closed
     words = [f"a,{number}" for number in range(100_000)]  # a pattern that looked ahead at each comma took hours
     assert split_list(",".join(f'"{word}"' for word in words)) == words
+
+
+def test_a_single_bound_is_no_mapping():
+    """`--data.clip 0:` was a mapping to YAML, and failed in the parser with a message on operands."""
+    for word, value in (("0:", ["0:"]), ("-1:", ["-1:"]), ("load=0:", ["load=0:"]), (":5", ":5"), ("0:5", "0:5")):
+        path = "seqssm_forecasting.data.ForecastingData"
+        assert parsed(domains()["forecasting"], "--data.clip", path, "=", word) == value

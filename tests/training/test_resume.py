@@ -91,6 +91,35 @@ def test_a_crash_at_any_step_resumes_to_equal_weights(undisturbed, monkeypatch, 
     require_equal(whole, "run")
 
 
+@pytest.mark.parametrize("step", [4, 5, STEPS + 4])
+@pytest.mark.parametrize("stop", ["power cut after the step", "SIGTERM"])
+def test_validations_within_an_epoch(undisturbed, monkeypatch, step, stop):
+    """A run that was stopped at the batch before a validation did not validate, and its log lacked the one before."""
+    more = ["--trainer.val_check_interval", "4", "--model.averaging", "0.9"]
+    whole = undisturbed(*more)
+    monkeypatch.setenv("SEQSSM_CHECKPOINT_SECONDS", "0")
+    with monkeypatch.context() as patch:
+        if stop == "SIGTERM":
+            Power(patch, step, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            assert main([*FIT, "--output", "run", *more]) == 130
+        else:
+            Power(patch, step + 1, power_cut)
+            assert main([*FIT, "--output", "run", *more]) == 1
+    assert last("run")["global_step"] == step
+    assert main(["toy", "fit", "--resume", "run"]) == 0
+    require_equal(whole, "run")
+
+
+@pytest.mark.parametrize(("steps", "more"), [(4, []), (5, []), (4, ["--data.validation", "false"])])
+def test_the_last_step_is_before_a_validation(undisturbed, steps, more):
+    more = ["--trainer.val_check_interval", "4", *more]
+    whole = undisturbed(*more)
+    assert main([*FIT, "--output", "run", *more, "--trainer.max_steps", str(steps)]) == 0
+    assert last("run")["global_step"] == steps
+    assert main(["toy", "fit", "--resume", "run", "--trainer.max_steps", "-1"]) == 0
+    require_equal(whole, "run")
+
+
 @pytest.mark.long
 def test_a_run_may_be_interrupted_again_and_again(undisturbed, monkeypatch):
     whole = undisturbed()
