@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -84,7 +83,9 @@ def class_ranks(classes: Sequence[str]) -> tuple[int, ...] | None:
         Ranks, 0 for the lowest number; None if the names give no order.
     """
     names = [name.strip().casefold() for name in classes]
-    common = re.sub(r"(?:-?[\d.]+|(?<![a-z])[ivx]+)$", "", os.path.commonprefix(names))
+    first, last = min(names), max(names)  # the beginning of these two is that of all
+    same = next((k for k, (one, other) in enumerate(zip(first, last)) if one != other), len(first))
+    common = re.sub(r"(?:-?[\d.]+|(?<![a-z])[ivx]+)$", "", first[:same])
     rest = [name.removeprefix(common) for name in names]
     if all(one in ROMAN for one in rest) and len(rest) > 2:
         numbers = [float(ROMAN.index(one)) for one in rest]
