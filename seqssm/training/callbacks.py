@@ -251,7 +251,7 @@ class CheckpointCallback(Checkpoint):
     @staticmethod
     def _validates(trainer: Trainer) -> bool:
         """Whether a validation within the epoch (``--trainer.val_check_interval``) follows this batch."""
-        loop = trainer.fit_loop
+        loop: Any = trainer.fit_loop
         return not loop.epoch_loop.val_loop.skip and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
     @staticmethod
