@@ -212,6 +212,6 @@ def _counts(column: pd.Series) -> bool:
     """Return whether a column is 0, 1, 2, ... or 1, 2, 3, ..."""
     try:
         numbers = np.asarray(column.astype("float64"), dtype=np.float64)
-    except ValueError:
+    except (TypeError, ValueError):  # dates; text
         return False
     return bool(len(numbers) and numbers[0] in (0, 1) and (np.diff(numbers) == 1).all())

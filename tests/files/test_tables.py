@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import random
 import subprocess
@@ -345,3 +346,30 @@ def test_a_header_of_values_is_refused(tmp_path, text, words):
     else:
         with pytest.raises(InputError, match=words):
             read_table(path)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.xlsx", "t.parquet"])
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pd.date_range("2024-01-01", periods=3),
+        pd.date_range("2024-01-01", periods=3, tz="UTC"),
+        pd.timedelta_range("1h", periods=3),
+        [datetime.time(1), datetime.time(2), datetime.time(3)],
+        [datetime.date(2024, 1, 1), datetime.date(2024, 1, 2), datetime.date(2024, 1, 3)],
+        [True, False, True],
+        ["x", "y", "z"],
+    ],
+    ids=["dates", "zone", "durations", "times", "days", "truth", "words"],
+)
+@pytest.mark.parametrize("text", [True, False])
+def test_an_unnamed_first_column_of_any_type_is_kept(cells, name, text, tmp_path):
+    """Dates in such a column of a workbook, as from `to_excel` of a frame with a date index, raised a TypeError."""
+    if name == "t.xlsx" and isinstance(cells, pd.DatetimeIndex):
+        cells = cells.tz_localize(None)  # workbooks have no time zones
+    frame = pd.DataFrame({"Unnamed: 0": cells, "a": [1.0, 2.0, 3.0]})
+    writers = {"t.csv": "to_csv", "t.xlsx": "to_excel", "t.parquet": "to_parquet"}
+    header = frame if name == "t.parquet" else frame.rename(columns={"Unnamed: 0": ""})
+    getattr(header, writers[name])(tmp_path / name, index=False)
+    assert read_table(tmp_path / name, text=text).columns == ["Unnamed: 0", "a"]
+    assert table_of_frame(frame, text=text).columns == ["Unnamed: 0", "a"]

@@ -197,3 +197,13 @@ def test_readers_need_neither_lightning_nor_torch():
     code = "import sys, seqssm_forecasting.files, seqssm_forecasting.tidy, seqssm_forecasting.simulate; "
     code += "sys.exit(any(name in sys.modules for name in ('torch', 'lightning')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_dates_in_an_index_without_a_name_are_answered_alike(tmp_path):
+    """Of the workbook, they were an internal error."""
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0]}, index=pd.date_range("2024-01-01", periods=3))
+    frame.to_excel(tmp_path / "x.xlsx")
+    frame.to_csv(tmp_path / "x.csv")
+    for name in ("x.xlsx", "x.csv"):
+        with pytest.raises(InputError, match=r"column 1 has no name; name it"):
+            files.read_series(tmp_path / name)
