@@ -20,6 +20,7 @@ from seqssm.files.dialect import TableOptions
 from seqssm.files.folds import FoldColumn
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import LARGEST, Decimal, numbers
+from seqssm.files.splits import other_spellings
 from seqssm.files.tables import Table, read_table, table_of_frame
 from seqssm.metrics.classes import class_list
 from seqssm_dna.columns import find_column, find_trained_column, invalid_rows, patients_note, read_folds, read_splits
@@ -169,7 +170,7 @@ def read_labelled(
         found.notes += require_classes(found.classes, found.truth, found.path)
     if invalid != "keep":
         found.notes += _remarks(found)
-    _require_groups_apart(found)
+    _check_groups(found)
     return found
 
 
@@ -431,15 +432,18 @@ def shared_sequences(found: Labelled) -> list[str]:
     return notes
 
 
-def _require_groups_apart(found: Labelled) -> None:
-    """Reject groups with rows in two splits."""
-    if found.groups is None or found.splits is None:
-        return
+def _check_groups(found: Labelled) -> None:
+    """Use one spelling of the name of a group, and reject groups with rows in two splits."""
+    alike, notes = other_spellings(found.groups or [], "group")
+    found.notes += notes
+    names, splits = found.groups or [], found.splits or []
+    found.groups = found.groups and [alike.get(name, name) for name in names]
     first: dict[str, int] = {}
-    for row, group in enumerate(found.groups):
+    for row, (group, split) in enumerate(zip(found.groups or [], splits)):
         other = first.setdefault(group, row)
-        if found.splits[other] != found.splits[row]:
-            message = f"group {group!r} is in {found.splits[other]} ({found.places[other]}) and in {found.splits[row]}"
+        if splits[other] != split:
+            named = f"{names[row]!r}" + (f", which is probably {names[other]!r}," * (names[row] != names[other]))
+            message = f"group {named} is in {splits[other]} ({found.places[other]}) and in {split}"
             raise InputError(
                 f"{message}; all rows of a group must be in one split", file=found.path, place=found.places[row]
             )

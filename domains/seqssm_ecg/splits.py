@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from seqssm.errors import InputError
 from seqssm.files.folds import FoldColumn, held_out
+from seqssm.files.splits import other_spellings
 from seqssm_ecg.sources import LabelledRecord
 
 NAMES = ("train", "val", "test")
@@ -238,12 +239,13 @@ def _require_all(
 
 
 def _require_whole_groups(records: list[LabelledRecord], made: dict[str, list[int]], file: str) -> None:
-    """Raise InputError if a group is divided between splits, also under names that differ only in case or spaces."""
+    """Raise InputError if a group is divided between splits, also under other spellings of a patient's name."""
+    alike, _ = other_spellings(record.patient for record in records)
     seen: dict[str, tuple[str, LabelledRecord]] = {}
     for name, places in made.items():
         for place in places:
             record = records[place]
-            key = " ".join(record.patient.split()).casefold() or record.group
+            key = alike.get(record.patient, record.patient) or record.group
             part, first = seen.setdefault(key, (name, record))
             if part != name:
                 what = f"the patient {record.patient}" if record.patient else f"the record {record.id}"

@@ -21,7 +21,7 @@ from seqssm.files.dialect import TableOptions
 from seqssm.files.folds import is_fold_column, is_set_column
 from seqssm.files.labels import require_one_class
 from seqssm.files.numbers import Decimal
-from seqssm.files.splits import NO_COLUMN, split_column, split_of_flag
+from seqssm.files.splits import NO_COLUMN, other_spellings, split_column, split_of_flag
 from seqssm.files.tables import Table
 from seqssm.files.tables import read_table as read_any_table
 from seqssm.metrics.classes import RARE, class_list, rare_classes
@@ -89,6 +89,7 @@ class Manifest:
         barcodes: whether patients are determined from barcodes, because case ids do not group them.
         classes: class names in order.
         names: class names of each class among several targets, by column.
+        alike: the name that is used for a patient, by its other spellings: ``P0`` by ``p0``.
         marks: distinct cells of each record in columns of splits or folds, by column.
     """
 
@@ -98,6 +99,7 @@ class Manifest:
     barcodes: bool = False
     classes: list[str] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
+    alike: dict[str, str] = field(default_factory=dict)
     marks: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
     def records_of(self) -> dict[str, list[str]]:
@@ -105,6 +107,7 @@ class Manifest:
         found: dict[str, list[str]] = {}
         for case in self.cases.values():
             found.setdefault(case.patient, []).append(case.id)
+        found |= {other: found[name] for other, name in self.alike.items() if name in found}
         found |= {name: [name] for name in self.cases}
         return found | {slide: [case.id] for case in self.cases.values() for slide in case.slides}
 
@@ -170,6 +173,7 @@ def read_manifest(
     manifest = _collect(table, rows, columns, "case" if target is None and level == "auto" else level)
     if target is not None:  # patients are needed for splits only
         _find_patients(manifest, patients_of(table, [row.position for row in rows], columns), rows)
+        _join_spellings(manifest)
         manifest.marks = _marks(table, rows, columns, manifest.level)
     if target == "classification":
         manifest.classes = _classes(manifest, table, columns.label, lambda case: case.label, classes)
@@ -370,6 +374,16 @@ def _find_patients(manifest: Manifest, given: dict[int, str], rows: list[_Row]) 
     several = f"{len(shared)} patients have several cases"
     how = f"{several} (first: {shared[0]})" if found else f"warning: {several} by their barcodes (first: {shared[0]})"
     say(f"{manifest.path}: {how}; the cases of a patient are kept in one split")
+
+
+def _join_spellings(manifest: Manifest) -> None:
+    """Use one name for patients whose names are probably spellings of one, and report it."""
+    alike, notes = other_spellings(case.patient for case in manifest.cases.values())
+    for case in manifest.cases.values():
+        case.patient = alike.get(case.patient, case.patient)
+    manifest.alike = alike
+    for note in notes:
+        say(f"{manifest.path}: {note}")
 
 
 # -- classes and warnings ----------------------------------------------------------------------------------------------

@@ -364,7 +364,8 @@ def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path:
         return None
     first, where = next(iter(shared.items()))
     if not manifest.barcodes:
-        raise InputError(f"slides of case {first} are in {where}; a case belongs to one split", file=path)
+        other = next((f", which is probably {one}," for one, name in manifest.alike.items() if name == first), "")
+        raise InputError(f"slides of case {first}{other} are in {where}; a case belongs to one split", file=path)
     return f"{len(shared)} patients (barcodes) are in two splits (first: {first}, in {where})"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +126,33 @@ def patient_column(table: Table, names: Sequence[str]) -> str | None:
         message = f"the columns {found[0]} and {other} may both be patients, and differ; rename or remove one"
         raise InputError(message, file=table.path)
     return found[0] if found else None
+
+
+def other_spellings(names: Iterable[str], what: str = "patient") -> tuple[dict[str, str], list[str]]:
+    """Map names that are probably an earlier one to it: ``p0`` to ``P0``, and ``007`` and ``7.0`` to ``7``.
+
+    Such names differ only in case, spaces, leading zeros of a number, or the ``.0`` of a column with empty cells.
+
+    Args:
+        names: names of patients or groups; empty ones are left out.
+        what: what they are names of, for the note.
+
+    Returns:
+        (the earlier name of each such name, a note for the user if there are any).
+    """
+    first: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        key = " ".join(name.split()).casefold()
+        number = re.fullmatch(r"0*(\d+)(?:\.0+)?", key)
+        known = first.setdefault(number[1] if number else key, name) if key else name
+        if known != name:
+            found[name] = known
+    if not found:
+        return found, []
+    more = f" (and {len(found) - 1} more such names)" if len(found) > 1 else ""
+    other, name = next(iter(found.items()))
+    return found, [f"warning: {other} is probably the {what} {name}{more}; their records are kept in one split"]
 
 
 def split_files(folder: Path) -> dict[int, Path]:

@@ -407,3 +407,22 @@ def test_a_column_with_another_meaning_is_no_split(tmp_path):
     path = table(tmp_path, "slide_id,case_id,label\na,A,1\nb,B,0\n")
     with pytest.raises(InputError, match="split_column label: the column has another meaning"):
         m.read_manifest(path, "classification", m.Columns(split="label"))
+
+
+@pytest.mark.parametrize("names", [("P0", "p0"), ("007", "7"), ("3", "3.0"), ("P  1", "p 1")])
+def test_spellings_of_one_patient_are_kept_in_one_split(names, tmp_path, capsys):
+    """They were two patients, one of which could be trained on and the other tested."""
+    first, second = names
+    rows = "".join(f"s{k},C{k},{first if k % 2 else second},{'train' if k < 4 else 'test'},{k % 2}\n" for k in range(6))
+    rows += "".join(f"t{k},D{k},Q{k},train,{k % 2}\n" for k in range(6))
+    found = m.read_manifest(table(tmp_path, f"slide_id,case_id,patient,split,label\n{rows}"), "classification")
+    assert f"{first} is probably the patient {second}; their records are kept in one split" in capsys.readouterr().err
+    assert found.records_of()[first] == found.records_of()[second] == [f"C{k}" for k in range(6)]
+    for fold in range(3):
+        parts = splits.make_split(found, 3, fold, 1)
+        assert sum("C1" in names or "C0" in names for names in parts.values()) == 1
+    with pytest.raises(InputError, match=f"case {second}, which is probably {first}, are in train and test"):
+        splits.read_column("split", found)
+    alone = "case_id,label\n" + "".join(f"{name},{k % 2}\n" for k, name in enumerate((*names, "A", "B", "C")))
+    cases = m.read_manifest(table(tmp_path, alone), "classification").cases
+    assert cases[first].patient == cases[second].patient == first
