@@ -14,6 +14,7 @@ from seqssm.errors import InputError, nearest, no_column
 from seqssm_forecasting.files import read_series
 from seqssm_forecasting.reading import Reading
 from seqssm_forecasting.series import Series, listed
+from seqssm_forecasting.tidy import Policies, without_duplicates
 
 
 @dataclass
@@ -24,19 +25,21 @@ class Plan:
         history: covariate values over the history, or None.
         ahead: rows after the history in the same file, or None.
         file: file with further values, which may include missing history; or None.
-        fill: policy for missing values of the history: ``error``, ``forward``, ``zero``.
+        policies: policies for missing values of the history and for duplicate dates of `file`.
         fill_future: policy for missing values of future steps.
         covered: names of covariates whose gaps belong to a series that has ended.
         computed: covariates that follow from the dates, (rows + T,) each, by name.
+        measured: mask of `history`, False for values that its file lacks; None for all.
     """
 
     history: Series | None
     ahead: Series | None
     file: str | Path | pd.DataFrame | None
-    fill: str = "error"
+    policies: Policies = field(default_factory=Policies)
     fill_future: str = "error"
     covered: tuple[str, ...] = ()
     computed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    measured: np.ndarray | None = None
 
 
 def historical(wanted: list[str], names: list[str], target: str) -> list[str]:
@@ -90,12 +93,19 @@ def gather(
     for known in (plan.history, plan.ahead):
         if known is not None:
             _put(table, pd.DataFrame(known.values, index=known.dates, columns=known.columns))
-    if plan.file is not None:
-        _put(table, _of_file(plan.file, [name for name in columns if name not in plan.computed], reading, series))
-    need = table.iloc[: rows + horizon]
     reasons: dict[str, str] = {}
     notes: list[str] = []
-    for first, end, fill in ((0, rows, plan.fill), (rows, rows + horizon, plan.fill_future)):
+    if plan.file is not None:
+        wanted = [name for name in columns if name not in plan.computed]
+        more = _of_file(plan, wanted, reading, series, notes)
+        written = table[wanted].copy()
+        if plan.history is not None and plan.measured is not None:
+            gaps = pd.DataFrame(~plan.measured, index=plan.history.dates, columns=plan.history.columns)
+            gaps = gaps[~gaps.index.duplicated(keep="last")]
+            written = written.mask(gaps.reindex(index=when, columns=wanted, fill_value=False))
+        notes += _contradictions(written, more, plan, series)
+        _put(table, more)
+    for first, end, fill in ((0, rows, plan.policies.future_missing), (rows, rows + horizon, plan.fill_future)):
         span = table.iloc[:end]
         gaps = int(span.iloc[first:].isna().to_numpy().sum())
         if fill != "error" and gaps:
@@ -143,8 +153,31 @@ def _put(table: pd.DataFrame, more: pd.DataFrame) -> None:
             table[name] = table[name].fillna(more[name].reindex(table.index))
 
 
-def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Reading, series: Series) -> pd.DataFrame:
+def _contradictions(written: pd.DataFrame, more: pd.DataFrame, plan: Plan, series: Series) -> list[str]:
+    """Return a note per covariate of which `Plan.file` has other values than the history file."""
+    more = more[~more.index.duplicated(keep="last")]
+    source = f" {plan.file}" if isinstance(plan.file, str | Path) else ""
+    notes = []
+    for name in written.columns:
+        if name not in more.columns:
+            continue
+        own, other = written[name].to_numpy(), more[name].reindex(written.index).to_numpy()
+        differs = np.flatnonzero(~np.isclose(own, other, rtol=1e-9, atol=0) & ~np.isnan(own) & ~np.isnan(other))
+        if len(differs):
+            first = differs[0]
+            dates = "1 date" if len(differs) == 1 else f"{len(differs)} dates"
+            day = series.label_of(written.index[first])
+            notes.append(
+                f"--future{source} has other values of {name} on {dates} (first: {day}, "
+                f"{other[first]:g} instead of {own[first]:g}); the values of the history file are used"
+            )
+    return notes
+
+
+def _of_file(plan: Plan, columns: list[str], reading: Reading, series: Series, notes: list[str]) -> pd.DataFrame:
     """Read future covariates from a wide file (dates, columns) or a long one (ids, dates, columns)."""
+    source = plan.file
+    assert source is not None
     bases = list(dict.fromkeys(name.rsplit("[", 1)[0] if name.endswith("]") else name for name in columns))
     plain = replace(reading, future=(), layout="wide", id_column=None, value_column=None, columns=(), skip_rows=0)
     try:
@@ -156,16 +189,14 @@ def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Rea
         if "_column" not in error.message or any(name.endswith("]") for name in columns):
             raise
         piece = read_series(source, replace(plain, text_columns="drop"))[0]
-        found = pd.DataFrame(piece.values, index=piece.dates, columns=piece.columns)
-        absent = [name for name in columns if name not in found]
+        absent = [name for name in columns if name not in piece.columns]
         if absent:
-            raise no_column(listed(absent), found, option="future covariate", file=piece.path) from None
-        return _in_clock(found, piece, series)
+            raise no_column(listed(absent), piece.columns, option="future covariate", file=piece.path) from None
+        return _dated(piece.only(columns), columns, "", plan, series, notes)
     tables = []
     for piece in pieces:
         key = piece.columns[0]
-        own = pd.DataFrame(piece.values, index=piece.dates, columns=[f"{base}[{key}]" for base in bases])
-        tables.append(_in_clock(own[~own.index.duplicated(keep="last")], piece, series))
+        tables.append(_dated(piece, [f"{base}[{key}]" for base in bases], f" of {key}", plan, series, notes))
     table = pd.concat(tables, axis=1)
     for base in bases:
         if base in columns:  # the same for all series
@@ -173,6 +204,17 @@ def _of_file(source: str | Path | pd.DataFrame, columns: list[str], reading: Rea
                 table[[name for name in table.columns if name.startswith(f"{base}[")]].bfill(axis=1).iloc[:, 0]
             )
     return table
+
+
+def _dated(piece: Series, columns: list[str], name: str, plan: Plan, series: Series, notes: list[str]) -> pd.DataFrame:
+    """Return the values by date, in the clock of the history; duplicate dates have the policy of the history."""
+    if piece.dates is not None:
+        found: list[str] = []
+        ordered = piece.rows(np.argsort(piece.dates.to_numpy(), kind="stable"))
+        piece = without_duplicates(ordered, plan.policies, found, name)
+        notes += [f"{piece.path}: {line}" for line in found]
+    table = pd.DataFrame(piece.values, index=piece.dates, columns=columns)
+    return _in_clock(table[~table.index.duplicated(keep="last")], piece, series)
 
 
 def _in_clock(table: pd.DataFrame, piece: Series, series: Series) -> pd.DataFrame:

@@ -206,8 +206,8 @@ def _ready(path: Path, found: Tidy, request: Request, policies: Policies, long: 
     if summary.get("known"):
         need = 0 if request.backtest is not None else horizon
         source = covariates.Plan(
-            plan, found.future, request.future, policies.future_missing, request.fill_future, tuple(found.covered),
-            _computed(series, found, when, request),
+            plan, found.future, request.future, policies, request.fill_future, tuple(found.covered),
+            _computed(series, found, when, request), None if plan is None else found.measured_in(plan),
         )  # fmt: skip
         futr_exog, lacking, notes = covariates.gather(
             dict(summary["known"]), source, when, rows, need, request.reading, series

@@ -148,7 +148,7 @@ def tidy(pieces: Sequence[Series], policies: Policies, freq: str | None = None, 
         if piece.dates is not None:
             name = f" of {piece.columns[0]}" if len(pieces) > 1 else ""
             piece = _sorted(piece, policies, notes, name)
-            piece = _single(piece, policies, notes, name)
+            piece = without_duplicates(piece, policies, notes, name)
         cleaned.append(piece)
     series, spans = joined(cleaned, policies.ragged, notes)
     found = Tidy(series, notes=list(dict.fromkeys(notes)))
@@ -215,8 +215,18 @@ def _sorted(piece: Series, policies: Policies, notes: list[str], name: str) -> S
     )
 
 
-def _single(piece: Series, policies: Policies, notes: list[str], name: str) -> Series:
-    """Merge rows with the same date; the dates are already sorted."""
+def without_duplicates(piece: Series, policies: Policies, notes: list[str], name: str = "") -> Series:
+    """Merge rows with the same date by the policy.
+
+    Args:
+        piece: a series whose dates are sorted.
+        policies: policies for irregular data.
+        notes: list to which messages are appended.
+        name: words for the error after the date, " of a".
+
+    Raises:
+        InputError: a date appears twice, and the policy is an error.
+    """
     assert piece.dates is not None
     if policies.irregular_dates == "keep":
         return piece
