@@ -53,6 +53,7 @@ class Head:
         single: whether the file has one column, in which an empty line is a missing sample.
         trailing: whether the first sample's line ends with a separator.
         encoding: encoding of the text.
+        counted: whether the last of these lines numbers the columns, as pandas writes it.
     """
 
     lines: int
@@ -67,6 +68,7 @@ class Head:
     single: bool = False
     trailing: bool = False
     encoding: str = "utf-8-sig"
+    counted: bool = False
 
     def cells(self, line: str) -> list[str]:
         """Split a line."""
@@ -110,6 +112,8 @@ def _head(path: Path, encoding: str) -> Head:
     rest = [line.strip() for line in (*lines[places[0] + 1 :], *further) if line.strip()]
     decimal = "," if _has_decimal_commas(head, rest) else "."
     head = replace(head, decimal=decimal)
+    if places[1] < len(lines) and _numbers_columns(names, [head.cells(line)[0] for line in (second, third)]):
+        return replace(head, lines=places[1], counted=True)
     if all(_is_number(name) for name in names):
         return replace(head, single=len(names) == 1 and _has_gaps(lines[places[0] :]))
     lines_before, units = places[1], head.cells(second)
@@ -223,6 +227,18 @@ def _counts(cells: Sequence[str]) -> bool:
     return bool(numbers) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
+def _numbers_columns(cells: Sequence[str], following: Sequence[str]) -> bool:
+    """Whether the first line numbers its columns from 0 or 1: of two, ``0,1`` may also be a number and a sample.
+
+    Args:
+        cells: cells of the line.
+        following: first cells of the lines after it.
+    """
+    if len(cells) < 2 or cells[0] not in ("0", "1") or not _counts(cells):
+        return False
+    return len(cells) > 2 or not _counts([cells[0], *filter(None, following)])
+
+
 def _is_number(text: str, decimal: str = "") -> bool:
     """Whether a cell is a number with this decimal mark, or with any."""
     if decimal == "," and "." in text:
@@ -314,3 +330,16 @@ def text_line(path: Path, head: Head) -> int | None:
             ):
                 return number
     return None
+
+
+def line_of(path: Path, head: Head, sample: int) -> int:
+    """Return the line of a sample, from 1.
+
+    Args:
+        path: the file.
+        head: its head.
+        sample: index of the sample.
+    """
+    with open(path, encoding=head.encoding, errors="replace") as file:
+        lines = (n for n, line in enumerate(file, 1) if n > head.lines and (head.single or line.strip()))
+        return next(islice(lines, sample, None), head.lines + sample + 1)

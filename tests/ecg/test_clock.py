@@ -106,3 +106,48 @@ def test_a_column_that_counts_samples_has_no_rate(tmp_path):
         "unused signals: time",
         "column time has 2 gaps; samples are taken as evenly spaced",
     ]
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([3 - n * 0.01 for n in range(300)], "line 3: column time is earlier than in the line before; sort"),
+        ([n % 150 * 0.01 for n in range(300)], "line 152: column time is earlier than in the line before"),
+        ([0.0] * 300, "column time has one value in all lines; remove it"),
+        (["0:02.00", "0:02.01", "0:01.99"], "line 4: column time is earlier than in the line before"),
+    ],
+)
+def test_times_that_do_not_increase_are_refused(tmp_path, times, message):
+    """With a given rate, the column was called an unused signal."""
+    path = timed(tmp_path / "a.csv", "time", times)
+    path.write_text(path.read_text().replace("'", ""))
+    for spec in (ArraySpec(100.0), ArraySpec()):
+        with pytest.raises(InputError, match=message):
+            read_recording(path, array=spec)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [f"{59 + n // 100 if n < 100 else 0:02d}:{n % 100 / 100 * 60:05.2f}" for n in range(150)],
+        ["23:59:59", "23:59:59", "0:00:00", "0:00:00"],
+        ["12:00", "12:00", "12:00"],
+        [n // 100 for n in range(300)],
+    ],
+)
+def test_rounded_times_and_those_that_begin_again_at_midnight_are_accepted(tmp_path, times):
+    path = timed(tmp_path / "a.csv", "time", times)
+    path.write_text(path.read_text().replace("'", ""))
+    assert read_recording(path, array=ArraySpec(100.0)).notes == ["unused signals: time"]
+
+
+@pytest.mark.parametrize(("unit", "first"), [(1, 1.7e9), (1e3, 1.7e12), (1e6, 1.7e15), (1e9, 1.7e18)])
+def test_times_since_1970_are_times_whatever_their_column_is_called(tmp_path, unit, first):
+    """Another rate than theirs was accepted."""
+    path = timed(tmp_path / "a.csv", "ts", [first + n * unit / 500 for n in range(300)])
+    assert read_recording(path).rate_hz == pytest.approx(500, rel=1e-3)
+    assert read_recording(path, array=ArraySpec(500.0)).notes == ["unused signals: ts"]
+    with pytest.raises(InputError, match=r"column ts: 500 samples per second, but .* as 250 Hz"):
+        read_recording(path, array=ArraySpec(250.0))
+    path = timed(tmp_path / "b.csv", "resp", [first + n % 7 for n in range(300)])
+    assert read_recording(path, array=ArraySpec(250.0)).rate_hz == 250

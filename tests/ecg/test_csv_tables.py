@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from seqssm_ecg import simulate
 from seqssm_ecg.csv_tables import csv_blocks, read_head
 from seqssm_ecg.files import ArraySpec, read_recording
+from seqssm_ecg.leads import LEADS
 
 from seqssm.errors import InputError
 
@@ -310,3 +312,27 @@ def test_text_in_a_csv_array_is_an_error(tmp_path):
     (tmp_path / "a.csv").write_text("I,II\n1,2\nx,3\n")
     with pytest.raises(InputError, match=r"a.csv: is not a readable array: line 3 has text instead of a number"):
         read_recording(tmp_path / "a.csv", array=ArraySpec(100.0))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(("separator", "decimal"), [(",", "."), (";", ","), ("\t", ".")])
+@pytest.mark.parametrize("count", [12, 3, 2])
+def test_a_line_that_numbers_the_columns_is_not_a_sample(tmp_path, first, separator, decimal, count):
+    """It was read as a sample of 0 to 11 mV."""
+    table = pd.DataFrame(np.arange(60.0).reshape(-1, 12)[:, :count] / 8).rename(columns=lambda n: n + first)
+    table.to_csv(tmp_path / "a.csv", index=False, sep=separator, decimal=decimal)
+    found = read_recording(tmp_path / "a.csv", array=ArraySpec(100.0, None if count == 12 else LEADS[:count]))
+    np.testing.assert_allclose(found.values["II"], table.iloc[:, 1])
+    assert found.notes == ["line 1 numbers the columns, and is not a sample"]
+
+
+@pytest.mark.parametrize(
+    "text", ["0,1\n1,3\n2,4\n", "1,2\n2,5\n3,4\n", "0,1,3\n1,2,3\n", "2,3,4\n1,2,3\n", "0\n1\n2\n"]
+)
+def test_samples_that_may_number_the_columns(tmp_path, text):
+    """Of two columns, the first may number the samples."""
+    (tmp_path / "a.csv").write_text(text)
+    lines = text.split()
+    found = read_recording(tmp_path / "a.csv", array=ArraySpec(100.0, LEADS[: lines[0].count(",") + 1]))
+    assert found.values["I"].tolist() == [float(line.split(",")[0]) for line in lines]
+    assert found.notes == []
