@@ -163,10 +163,15 @@ def _is_missing(cell: str) -> bool:
     return not cell or cell.lower() in MISSING or cell.lower() in NO_NUMBER or bool(NOT_KNOWN.fullmatch(cell))
 
 
+def _signed(cells: list[str]) -> list[str]:
+    """Spell out the ``-`` of a column with ``+``, where it is not a missing value."""
+    return ["negative" if cell == "-" else cell for cell in cells] if "+" in cells else cells
+
+
 def _labels(table: Table, names: Sequence[str]) -> list[tuple[float | None, ...] | str]:
     """Return per row 1 (present), 0 (absent) or None (unknown) for each label, or the reason why it is unusable."""
     found: list[tuple[float | None, ...] | str] = []
-    columns = [[str(cell).strip() for cell in table.frame[name]] for name in names]
+    columns = [_signed([str(cell).strip() for cell in table.frame[name]]) for name in names]
     for cells in zip(*columns):
         row: list[float | None] = []
         reason = ""
@@ -190,7 +195,7 @@ def _several(table: Table, columns: Columns, decimal: Decimal) -> tuple[list[dic
     parts: dict[str, list[Any]] = {}  # values, None or reasons by target
     for name, kind in columns.several:
         cells = [str(cell) for cell in table.frame[name]]
-        missing = [_is_missing(cell) for cell in cells]
+        missing = [_is_missing(cell) for cell in _signed(cells)]
         if kind == "classification":
             found: list[Any] = [plain_label(cell) for cell in cells]
         elif kind in ("regression", "survival"):

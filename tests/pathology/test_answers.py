@@ -418,3 +418,13 @@ def test_placeholders_for_missing_labels_and_misspelt_labels(tmp_path, capsys):
         path.write_text(f"slide_id,label\ns0,a\ns1,b\ns2,{word}\n")
         with pytest.raises(InputError, match=r"line 4: label is .*, a placeholder for a missing value"):
             m.read_manifest(path, "classification")
+
+
+def test_a_dash_beside_a_plus_is_an_absent_label(tmp_path):
+    """It was unknown, and the plus present."""
+    text = "case_id,EGFR,KRAS\na,+,1\nb,-,-\nc,+,0\nd,,1\n"
+    found = m.read_manifest(table(tmp_path, text), "labels", Columns(labels=("EGFR", "KRAS")))
+    assert [case.labels for case in found.cases.values()] == [(1, 1), (0, None), (1, 0), (None, 1)]
+    several = Columns(several=(("EGFR", "classification"), ("KRAS", "label")))
+    found = m.read_manifest(table(tmp_path, text), "several", several)
+    assert [case.targets["EGFR"] for case in found.cases.values()] == ["+", "-", "+", None]
