@@ -17,7 +17,7 @@ from seqssm.errors import InputError, Status, no_such_file
 from seqssm.files.frames import as_pandas, is_frame
 from seqssm.prediction.predictor import Predictor, Record
 from seqssm.prediction.record import units_of
-from seqssm_forecasting import drawing, holidays, interactive, intervals, optimism, steps
+from seqssm_forecasting import drawing, holidays, interactive, intervals, optimism, steps, unusual
 from seqssm_forecasting.blend import Blend
 from seqssm_forecasting.history import History, Reporter, Request, merged, prepare, with_own_options
 from seqssm_forecasting.limits import Limits
@@ -58,7 +58,6 @@ class ForecastPredictor(Predictor):
         self.horizon = self._horizon()
         self.levels = self._levels()
         self.backtest = options.get("backtest")
-        step = options.get("step")
         for name in ("future", "future_missing"):
             if options.get(name) is not None and not summary.get("known"):
                 raise InputError(f"--{name.replace('_', '-')}: the model was trained without future covariates")
@@ -72,7 +71,7 @@ class ForecastPredictor(Predictor):
             self._policies(),
             self.horizon,
             self.backtest,
-            step or 1,
+            options.get("step") or 1,
             bool(options.get("unseen")),
             options.get("future"),
             options.get("static") or None,
@@ -86,11 +85,9 @@ class ForecastPredictor(Predictor):
         self.output_limits = Limits.of(summary.get("limits"), options.get("clip"))
         if not options.get("unseen"):
             self.output_limits.bounds(self.names)
-        wide = bool(options.get("wide"))
         self.trained = summary["horizon"] if self.horizon > summary["horizon"] else None
-        self.layout = Layout(
-            self.names, self.spread.suffixes(), self.backtest is not None, wide, summary["lookback"], self.trained
-        )
+        form = (self.backtest is not None, bool(options.get("wide")))
+        self.layout = Layout(self.names, self.spread.suffixes(), *form, summary["lookback"], self.trained)
         if options.get("html"):
             interactive.require_plotly()
         self.columns, self.estimates = self.layout.columns(), self.layout.estimates()
@@ -259,7 +256,10 @@ class ForecastPredictor(Predictor):
                 series = self.output_limits.transformed(record.item.series)
             except InputError as error:
                 raise InputError(with_own_options(error.message), file=error.file, place=error.place) from None
-            if self.backtest and (line := optimism.warning(self.summary, series, record.item.ends, self.horizon)):
+            told = [unusual.warning(self.model, record.item, series, self.output_limits, self.summary["lookback"])]
+            if self.backtest:
+                told.append(optimism.warning(self.summary, series, record.item.ends, self.horizon))
+            for line in filter(None, told):
                 self._report(f"{series.path}: {line}")
         return record
 
