@@ -23,7 +23,7 @@ so n windows of stride s are worth at least ``m = n / (1 + 2 sum_k (1 - k s / h)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -170,6 +170,30 @@ def paths(errors: Tensor) -> dict[str, Tensor]:
         return {}
     chosen = torch.linspace(0, len(whole) - 1, min(most, len(whole))).round().long()
     return {"paths": -whole[chosen].float()}
+
+
+def why_no_paths(kept: Mapping[str, Any]) -> str:
+    """Return the reason why a checkpoint has no errors of whole windows, and what to do.
+
+    Args:
+        kept: entry from `Calibration.result` without ``paths``; empty if the checkpoint has none.
+    """
+    if not kept:
+        return "this checkpoint has no errors of validation windows; train the model again, with a validation split"
+    _, series, steps = kept["knots"].shape
+    if PATH_NUMBERS // (series * steps) < FEWEST_PATHS:
+        most = PATH_NUMBERS // FEWEST_PATHS
+        return (
+            f"no paths are kept for more than {most} values per window ({series} series, {steps} steps); train with "
+            "fewer series or steps"
+        )
+    remedy = "train with more rows, or a larger validation split (--data.split, --data.val_from)"
+    count = int(_counts(kept).min())
+    if count < FEWEST_PATHS:
+        windows = "the validation split has" if len(_counts(kept)) == 1 else "a series of the validation split has"
+        return f"{windows} {count} windows with values that vary, and paths need {FEWEST_PATHS}; {remedy}"
+    need = f"{FEWEST_PATHS} validation windows in which every series has all values and none is constant"
+    return f"paths need {need}; {remedy}"
 
 
 def own_series(kept: dict[str, Any], level: float = 0.0) -> Tensor:

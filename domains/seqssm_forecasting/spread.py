@@ -47,8 +47,10 @@ class Spread:
             self._require_quantile(p)
         if samples is not None and samples < 1:
             raise InputError(f"--samples {samples}: must be at least 1")
+        if self.samples and self.own:
+            raise InputError("--samples: a model of quantiles has no sample paths (--model.quantiles)")
         if self.samples and "paths" not in self.kept:
-            raise InputError("--samples: this checkpoint has no errors of whole windows; train the model again")
+            raise InputError(f"--samples: {intervals.why_no_paths(self.kept)}")
         self.seed = seed
 
     def draws(self, block: int) -> list[int]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from seqssm_forecasting import simulate
 from seqssm_forecasting.covariates import historical
-from seqssm_forecasting.intervals import paths
+from seqssm_forecasting.intervals import paths, quantiles
 from seqssm_forecasting.limits import Limits
+from seqssm_forecasting.spread import Spread
 
 import seqssm
 from seqssm.cli.main import main
@@ -72,6 +73,33 @@ def test_paths_are_errors_of_whole_windows():
     assert all(tuple(one.flatten().tolist()) in whole for one in found)
     assert paths(errors[:25]) == {}
     assert paths(torch.randn(30, 300, 300)) == {}, "too large for a checkpoint"
+
+
+def calibrated(errors):
+    """The checkpoint's entry of a calibration with these scaled errors, (windows, N, T)."""
+    knots, counts = quantiles(errors.abs())
+    return {"knots": knots, "count": int(counts.min()), "counts": counts.min(1).values, **paths(errors)}
+
+
+def test_a_checkpoint_without_paths_names_the_cause():
+    """Training the model again, as was advised, changed nothing."""
+    gaps = torch.randn(40, 2, 4)
+    gaps[:15, 0, 0] = gaps[15:30, 1, 0] = torch.nan
+    for errors, words in (
+        (torch.randn(18, 1, 4), "the validation split has 18 windows with values that vary, and paths need 20; train"),
+        (torch.randn(8, 2, 4), "a series of the validation split has 8 windows"),
+        (gaps, "paths need 20 validation windows in which every series has all values"),
+        (torch.randn(30, 300, 300), "more than 50000 values per window (300 series, 300 steps)"),
+    ):
+        with pytest.raises(InputError) as caught:
+            Spread({"intervals": calibrated(errors)}, [], samples=2)
+        assert words in caught.value.message
+        assert ("--data.split, --data.val_from" in caught.value.message) == (len(errors[0, 0]) == 4)
+    assert Spread({"intervals": calibrated(torch.randn(20, 2, 4))}, [], samples=2).samples == 2
+    with pytest.raises(InputError, match="a model of quantiles has no sample paths"):
+        Spread({"quantiles": [0.1, 0.5, 0.9]}, [], samples=2)
+    with pytest.raises(InputError, match="no errors of validation windows"):
+        Spread({}, [], samples=2)
 
 
 def test_quantiles_and_samples_of_a_forecast(trained, my_csv):
