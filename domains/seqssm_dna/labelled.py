@@ -433,17 +433,19 @@ def shared_sequences(found: Labelled) -> list[str]:
 
 
 def _check_groups(found: Labelled) -> None:
-    """Use one spelling of the name of a group, and reject groups with rows in two splits."""
-    alike, notes = other_spellings(found.groups or [], "group")
+    """Use one spelling of the name of a group for random splits, and reject groups with rows in two given splits."""
+    if found.groups is None:
+        return
+    alike, notes = other_spellings(found.groups, "group")
     found.notes += notes
-    names, splits = found.groups or [], found.splits or []
-    found.groups = found.groups and [alike.get(name, name) for name in names]
+    if found.splits is None:
+        found.groups = [alike.get(name, name) for name in found.groups]
+        return
     first: dict[str, int] = {}
-    for row, (group, split) in enumerate(zip(found.groups or [], splits)):
+    for row, (group, split) in enumerate(zip(found.groups, found.splits)):
         other = first.setdefault(group, row)
-        if splits[other] != split:
-            named = f"{names[row]!r}" + (f", which is probably {names[other]!r}," * (names[row] != names[other]))
-            message = f"group {named} is in {splits[other]} ({found.places[other]}) and in {split}"
+        if found.splits[other] != split:
+            message = f"group {group!r} is in {found.splits[other]} ({found.places[other]}) and in {split}"
             raise InputError(
                 f"{message}; all rows of a group must be in one split", file=found.path, place=found.places[row]
             )

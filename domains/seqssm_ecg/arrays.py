@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from seqssm.errors import InputError, no_such_file
 from seqssm.files.content import DAMAGED
-from seqssm_ecg.clock import MOST, Clock, agreed, epochs_of, places_of, timed
-from seqssm_ecg.csv_tables import Head, csv_blocks, line_of, read_head, text_line
+from seqssm_ecg.clock import MOST, Clock, agreed, places_of, timed
+from seqssm_ecg.csv_tables import Head, csv_blocks, read_head, text_line
 from seqssm_ecg.formats import BLOCK
 from seqssm_ecg.hospital.common import factor_of
 from seqssm_ecg.leads import LEADS, Matched, canonical, match_leads, split_unit
@@ -68,8 +68,6 @@ def open_array(path: Path, reading: Reading) -> Recording:
         InputError: the file is not a table of numbers, or its rate, leads or unit are missing or wrong.
     """
     shape, head, clocks = _described(path)
-    if head is not None:
-        _check_order(clocks, head, path)
     spec, notes = timed(clocks, reading.array, path)
     if head is not None and head.rate_hz is not None:
         spec = replace(spec, rate_hz=agreed(head.rate_hz, spec.rate_hz, "header block", path))
@@ -191,8 +189,6 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, list[Clock]]:
             places, samples, columns = places_of(names), 0, 0
             times: list[np.ndarray] = []
             for block in csv_blocks(path, head, BLOCK):
-                if not samples and not places and names is not None:
-                    places = epochs_of(names, block)
                 if samples < MOST:
                     times.append(block[[place for place in places if place < len(block)]])
                 columns, samples = block.shape[0], samples + block.shape[1]
@@ -231,25 +227,6 @@ def _described(path: Path) -> tuple[tuple[int, int], Head | None, list[Clock]]:
         how = "; one lead is stored as (1, samples)" if len(shape) == 1 else ""
         raise InputError(f"expected a table of numbers, found {dtype} of shape {shape}{how}", file=path)
     return shape, head, clocks
-
-
-def _check_order(clocks: Sequence[Clock], head: Head, path: Path) -> None:
-    """Refuse a table whose only column of times does not increase; its values may be dates, and are not shown."""
-    if any(clock.measured() is not None for clock in clocks):
-        return
-    for clock in clocks:
-        sample = clock.backward()
-        if sample is not None:
-            raise InputError(
-                f"column {clock.name} is earlier than in the line before; sort the samples, save every recording in a "
-                "file of its own, or remove the column if it does not hold times",
-                file=path,
-                place=f"line {line_of(path, head, sample)}",
-            )
-        if clock.stands():
-            raise InputError(
-                f"column {clock.name} has one value in all lines; remove it if it does not hold times", file=path
-            )
 
 
 def _unequal(values: int, head: Head, path: Path, line: int) -> InputError:

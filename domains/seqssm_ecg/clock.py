@@ -30,32 +30,12 @@ NEAR = 0.05  # relative difference of the rates of two columns that may be due t
 FIRST = 1000  # times whose digits are counted
 GAP = 1.75  # steps; a longer one is a gap (2 without one sample; times rounded to half a step have steps of 1.5)
 MOST = 1_000_000  # times that are read; the rest of a day's recording has the same rate
-EPOCH = (1e9, 4e9)  # seconds since 1970, of the years 2001 to 2096
-HOUR = 3600.0  # seconds, after which times without dates may begin again
 FEW = 0.02  # share of long steps up to which they are gaps; times rounded to one step or two have more
 
 
 def places_of(names: Sequence[str] | None) -> list[int]:
     """Return the positions of the columns of times (``time``, ``t_ms``, ``Time [s]``)."""
     return [place for place, name in enumerate(names or ()) if _units(name)]
-
-
-def epochs_of(names: Sequence[str], values: np.ndarray) -> list[int]:
-    """Return the positions of columns with other names that hold times since 1970, in even steps.
-
-    Args:
-        names: names of the columns.
-        values: their first values, (columns, n).
-    """
-    return [place for place, own in enumerate(values[: len(names)]) if not _units(names[place]) and _is_epoch(own)]
-
-
-def _is_epoch(times: np.ndarray) -> bool:
-    """Whether values are increasing times since 1970 in one of the `UNSTATED` units."""
-    if len(times) < 2 or not any(EPOCH[0] <= times[0] * unit <= EPOCH[1] for unit in UNSTATED):
-        return False
-    steps = np.diff(times)
-    return bool((steps > 0).all() and (steps <= GAP * np.median(steps)).mean() >= 1 - FEW)
 
 
 def _units(name: str) -> tuple[float, ...]:
@@ -103,26 +83,9 @@ class Clock:
         steps = np.diff(self.times[known]) / np.diff(known)
         return steps if len(steps) and (steps > 0).all() else None
 
-    def backward(self) -> int | None:
-        """Return the first sample that is earlier than the one before it; None if there is none.
-
-        Times without dates may begin again at midnight, or at the full hour.
-        """
-        known = np.flatnonzero(np.isfinite(self.times))
-        steps = np.diff(self.times[known])
-        back = steps < 0
-        if self.written and not self.dated:
-            back &= steps % HOUR > HOUR / 2
-        return int(known[1:][back][0]) if back.any() else None
-
-    def stands(self) -> bool:
-        """Whether all times are one number, which is not the start in hours and minutes."""
-        known = self.times[np.isfinite(self.times)]
-        return len(known) > 1 and not self.written and bool((known == known[0]).all())
-
     def _rates(self, steps: np.ndarray) -> list[float]:
         """Return the rates that fit the steps; none for a column that counts the samples."""
-        units = (1.0,) if self.written else _units(self.name) or UNSTATED
+        units = (1.0,) if self.written else _units(self.name)
         if len(units) > 1 and (steps == 1).all():
             return []
         rates = [1 / (steps.mean() * unit) for unit in units]

@@ -34,6 +34,7 @@ _PAIR = re.compile(r'\s*"?[^\W\d_][^,;\t]*[,;\t].*\S')  # a key and a value
 _SINGLE = re.compile(r'"?[-+]?\d*[.,]?\d+(?:e[-+]?\d+)?"?', re.I)
 _LEAD = ("lead", "ableitung", "dérivation", "derivación", "derivazione", "derivação", "afleiding")
 _UNIT = ("unit", "einheit", "unité", "unidad", "unità", "unidade", "eenheid")
+MANY = 6  # columns, whose numbers 0, 1, ... are hardly a sample of integers
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _head(path: Path, encoding: str) -> Head:
     rest = [line.strip() for line in (*lines[places[0] + 1 :], *further) if line.strip()]
     decimal = "," if _has_decimal_commas(head, rest) else "."
     head = replace(head, decimal=decimal)
-    if places[1] < len(lines) and _numbers_columns(names, [head.cells(line)[0] for line in (second, third)]):
+    if places[1] < len(lines) and _numbers_columns(names, [head.cells(line) for line in (second, third)], decimal):
         return replace(head, lines=places[1], counted=True)
     if all(_is_number(name) for name in names):
         return replace(head, single=len(names) == 1 and _has_gaps(lines[places[0] :]))
@@ -227,16 +228,19 @@ def _counts(cells: Sequence[str]) -> bool:
     return bool(numbers) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def _numbers_columns(cells: Sequence[str], following: Sequence[str]) -> bool:
-    """Whether the first line numbers its columns from 0 or 1: of two, ``0,1`` may also be a number and a sample.
+def _numbers_columns(cells: Sequence[str], following: Sequence[Sequence[str]], decimal: str) -> bool:
+    """Whether the first line numbers its columns from 0 or 1, and is not a sample.
 
     Args:
         cells: cells of the line.
-        following: first cells of the lines after it.
+        following: cells of the lines after it, which are not all integers if there are few columns.
+        decimal: decimal mark of the file.
     """
     if len(cells) < 2 or cells[0] not in ("0", "1") or not _counts(cells):
         return False
-    return len(cells) > 2 or not _counts([cells[0], *filter(None, following)])
+    rows = [row for row in following if any(row)]
+    fractions = bool(rows) and all(all(decimal in cell for cell in row if cell) for row in rows)
+    return fractions or (len(cells) >= MANY and not _counts([cells[0], *(row[0] for row in rows)]))
 
 
 def _is_number(text: str, decimal: str = "") -> bool:
@@ -330,16 +334,3 @@ def text_line(path: Path, head: Head) -> int | None:
             ):
                 return number
     return None
-
-
-def line_of(path: Path, head: Head, sample: int) -> int:
-    """Return the line of a sample, from 1.
-
-    Args:
-        path: the file.
-        head: its head.
-        sample: index of the sample.
-    """
-    with open(path, encoding=head.encoding, errors="replace") as file:
-        lines = (n for n, line in enumerate(file, 1) if n > head.lines and (head.single or line.strip()))
-        return next(islice(lines, sample, None), head.lines + sample + 1)

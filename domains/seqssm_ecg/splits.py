@@ -50,6 +50,7 @@ def split_records(records: list[LabelledRecord], options: SplitOptions, file: st
     Raises:
         InputError: a split or fold is missing or contradicts the options, or a patient is in two splits.
     """
+    records = _joined(records)
     has_split = any(record.split is not None for record in records)
     has_fold = any(record.fold is not None for record in records)
     if options.folds is not None and options.fold is not None:
@@ -109,6 +110,13 @@ def require_folds(records: list[LabelledRecord], options: SplitOptions, file: st
                 f"{groups} groups, assigned at random by {_unit(records)}); pass fewer folds",
                 file=file,
             )
+
+
+def _joined(records: list[LabelledRecord]) -> list[LabelledRecord]:
+    """Give the records of a patient one group, also under another spelling of the name."""
+    alike, _ = other_spellings(record.patient for record in records)
+    groups = {record.patient: record.group for record in records}
+    return [replace(one, group=groups[alike[one.patient]]) if one.patient in alike else one for one in records]
 
 
 def _unit(records: list[LabelledRecord]) -> str:
@@ -239,13 +247,12 @@ def _require_all(
 
 
 def _require_whole_groups(records: list[LabelledRecord], made: dict[str, list[int]], file: str) -> None:
-    """Raise InputError if a group is divided between splits, also under other spellings of a patient's name."""
-    alike, _ = other_spellings(record.patient for record in records)
+    """Raise InputError if a group is divided between splits, also under names that differ only in case or spaces."""
     seen: dict[str, tuple[str, LabelledRecord]] = {}
     for name, places in made.items():
         for place in places:
             record = records[place]
-            key = alike.get(record.patient, record.patient) or record.group
+            key = " ".join(record.patient.split()).casefold() or record.group
             part, first = seen.setdefault(key, (name, record))
             if part != name:
                 what = f"the patient {record.patient}" if record.patient else f"the record {record.id}"

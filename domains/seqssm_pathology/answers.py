@@ -164,8 +164,9 @@ def _is_missing(cell: str) -> bool:
 
 
 def _signed(cells: list[str]) -> list[str]:
-    """Spell out the ``-`` of a column with ``+``, where it is not a missing value."""
-    return ["negative" if cell == "-" else cell for cell in cells] if "+" in cells else cells
+    """Spell out the ``-`` of a column whose only other mark is ``+``, where it is not a missing value."""
+    marks = {cell for cell in cells if cell == "-" or not _is_missing(cell)}
+    return ["negative" if cell == "-" else cell for cell in cells] if marks == {"+", "-"} else cells
 
 
 def _labels(table: Table, names: Sequence[str]) -> list[tuple[float | None, ...] | str]:

@@ -92,7 +92,7 @@ class BagFolder(Source):
         if order == "family":
             raise InputError("--data.order family applies to value tables only", file=folder)
         self.path, self.key, self.invalid, self.name = folder, key, invalid, order
-        self.bags = list_bags(folder, key) if bags is None else dict(bags)
+        self.bags = list_bags(folder) if bags is None else dict(bags)
         self.expected: int | None = None
 
     @property

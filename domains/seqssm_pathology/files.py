@@ -277,20 +277,15 @@ def write_bag(path: Path, bag: Bag, encoder: str) -> None:
 # -- folders ---------------------------------------------------------------------------------------------------------
 
 
-def list_bags(folder: Path, key: str = "features") -> dict[str, Path]:
+def list_bags(folder: Path) -> dict[str, Path]:
     """List the bags of a folder by slide id, sorted: its files, or those in ``h5_files``, ``pt_files`` or ``features``.
 
     The output folder of TRIDENT (``20x_256px_0px_overlap/features_uni_v1``), STAMP (``uni-1a2b3c``) or CLAM is accepted
-    if it holds the features of one encoder. If a slide exists in several formats with features of one shape, the
-    ``.h5`` file is used, because it holds coordinates.
-
-    Args:
-        folder: the folder.
-        key: name of the features, whose shapes are compared.
+    if it holds the features of one encoder. If a slide exists in several formats, the ``.h5`` file is used, because it
+    holds coordinates.
 
     Raises:
-        InputError: no such folder, no bags, features of several encoders, or two bags of one slide that have one
-            format or features of different shapes.
+        InputError: no such folder, no bags, features of several encoders, or two bags of one slide and format.
     """
     if not folder.is_dir():
         raise InputError("no such folder", file=folder)
@@ -303,30 +298,14 @@ def list_bags(folder: Path, key: str = "features") -> dict[str, Path]:
             files = [file for file in files if not file.is_dir()]
             for file in sorted(files, key=lambda file: (BAG_SUFFIXES.index(file.suffix.lower()), file.name)):
                 known = found.setdefault(slide_id(file.name), file)
-                if known == file:
-                    continue
-                shapes = [_shape(known, key), _shape(file, key)]
-                same = known.suffix.lower() != file.suffix.lower() and (None in shapes or shapes[0] == shapes[1])
-                if not same:
+                if known != file and known.suffix.lower() == file.suffix.lower():
                     message = f"duplicate bags of the slide {slide_id(file.name)}: {known.relative_to(folder)}"
-                    message += f" and {file.relative_to(folder)}"
-                    if None not in shapes and shapes[0] != shapes[1]:
-                        message += f", with features of the shapes {shapes[0]} and {shapes[1]}"
-                    raise InputError(f"{message}; remove one", file=folder)
+                    raise InputError(f"{message} and {file.relative_to(folder)}; remove one", file=folder)
     if not found:
         raise InputError(
             f"contains no bags ({', '.join(BAG_SUFFIXES)}), nor do h5_files, pt_files, features", file=folder
         )
     return dict(sorted(found.items()))
-
-
-def _shape(path: Path, key: str) -> tuple[int, int] | None:
-    """Shape of the features of a bag; None if it cannot be read, which is an error where the bag is used."""
-    try:
-        header = read_header(path, key)
-    except InputError:
-        return None
-    return header.patches, header.width
 
 
 def _inner(folder: Path) -> Path:

@@ -102,12 +102,16 @@ class Manifest:
     alike: dict[str, str] = field(default_factory=dict)
     marks: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
+    def kept_with(self, record: str) -> str:
+        """Return the patient that a random split keeps a record with."""
+        patient = self.cases[record].patient
+        return self.alike.get(patient, patient)
+
     def records_of(self) -> dict[str, list[str]]:
         """Map the name of a record, slide or patient to record ids; the most specific meaning of a name wins."""
         found: dict[str, list[str]] = {}
         for case in self.cases.values():
             found.setdefault(case.patient, []).append(case.id)
-        found |= {other: found[name] for other, name in self.alike.items() if name in found}
         found |= {name: [name] for name in self.cases}
         return found | {slide: [case.id] for case in self.cases.values() for slide in case.slides}
 
@@ -377,11 +381,8 @@ def _find_patients(manifest: Manifest, given: dict[int, str], rows: list[_Row]) 
 
 
 def _join_spellings(manifest: Manifest) -> None:
-    """Use one name for patients whose names are probably spellings of one, and report it."""
-    alike, notes = other_spellings(case.patient for case in manifest.cases.values())
-    for case in manifest.cases.values():
-        case.patient = alike.get(case.patient, case.patient)
-    manifest.alike = alike
+    """Find patients whose names are probably spellings of one, and report it."""
+    manifest.alike, notes = other_spellings(case.patient for case in manifest.cases.values())
     for note in notes:
         say(f"{manifest.path}: {note}")
 

@@ -89,11 +89,6 @@ class CasePredictor(Predictor):
         """List the cases of a manifest, all bags of the given folders and files, or the cases of value tables."""
         return self.artist.listed(self._cases(inputs))
 
-    @property
-    def _key(self) -> str:
-        """Name of the features in the files of bags."""
-        return str(self.options["feature_key"] or self.summary["feature_key"])
-
     def _cases(self, inputs: list[Path]) -> Iterator[Record]:
         for path in inputs:
             if not path.exists():
@@ -103,7 +98,7 @@ class CasePredictor(Predictor):
             return
         bags: dict[str, Path] = {}
         for path in inputs:
-            found = list_bags(path, self._key) if path.is_dir() else {slide_id(path.name): path}
+            found = list_bags(path) if path.is_dir() else {slide_id(path.name): path}
             for name, file in found.items():
                 if name in bags:
                     raise InputError(f"duplicate slide {name}, also as {bags[name]}", file=file)
@@ -183,7 +178,8 @@ class CasePredictor(Predictor):
     def _slide(self, given: Path | tuple[Any, Any], case: str) -> Bag:
         """Read a slide from its file, or from features and coordinates in memory."""
         if isinstance(given, Path):
-            slide = read_bag(given, self._key, self.options["invalid"])
+            key = self.options["feature_key"] or self.summary["feature_key"]
+            slide = read_bag(given, key, self.options["invalid"])
         else:
             features, coords = (None if one is None else np.asarray(one) for one in given)
             assert features is not None

@@ -364,8 +364,7 @@ def require_apart(splits: Mapping[str, Sequence[str]], manifest: Manifest, path:
         return None
     first, where = next(iter(shared.items()))
     if not manifest.barcodes:
-        other = next((f", which is probably {one}," for one, name in manifest.alike.items() if name == first), "")
-        raise InputError(f"slides of case {first}{other} are in {where}; a case belongs to one split", file=path)
+        raise InputError(f"slides of case {first} are in {where}; a case belongs to one split", file=path)
     return f"{len(shared)} patients (barcodes) are in two splits (first: {first}, in {where})"
 
 
@@ -375,7 +374,7 @@ def make_split(manifest: Manifest, count: int, fold: int, seed: int) -> dict[str
     Raises:
         InputError: fewer patients than folds, or `fold` out of range.
     """
-    most = len({case.patient for case in manifest.cases.values()})
+    most = len({manifest.kept_with(name) for name in manifest.cases})
     if most < 3:
         raise InputError(f"has {most} patients; at least 3 are needed for train, val and test", file=manifest.path)
     if not 3 <= count <= most:
@@ -401,8 +400,8 @@ def deal(manifest: Manifest, cases: list[str], count: int, seed: int) -> dict[st
         The fold index of each record.
     """
     patients: dict[str, list[str]] = {}
-    for case in sorted(cases, key=lambda name: (manifest.cases[name].patient, name)):  # independent of the row order
-        patients.setdefault(manifest.cases[case].patient, []).append(case)
+    for case in sorted(cases, key=lambda name: (manifest.kept_with(name), name)):  # independent of the row order
+        patients.setdefault(manifest.kept_with(case), []).append(case)
     cuts = quartiles(manifest.cases[case] for case in cases)
     strata: dict[str, list[str]] = {}
     for patient, own in patients.items():

@@ -152,7 +152,7 @@ def other_spellings(names: Iterable[str], what: str = "patient") -> tuple[dict[s
         return found, []
     more = f" (and {len(found) - 1} more such names)" if len(found) > 1 else ""
     other, name = next(iter(found.items()))
-    return found, [f"warning: {other} is probably the {what} {name}{more}; their records are kept in one split"]
+    return found, [f"warning: {other} is probably the {what} {name}{more}; random splits keep their records together"]
 
 
 def split_files(folder: Path) -> dict[int, Path]:

@@ -327,7 +327,16 @@ def test_a_line_that_numbers_the_columns_is_not_a_sample(tmp_path, first, separa
 
 
 @pytest.mark.parametrize(
-    "text", ["0,1\n1,3\n2,4\n", "1,2\n2,5\n3,4\n", "0,1,3\n1,2,3\n", "2,3,4\n1,2,3\n", "0\n1\n2\n"]
+    "text",
+    [
+        "0,1\n1,3\n2,4\n",
+        "1,2\n2,5\n3,4\n",
+        "0,1,3\n1,2,3\n",
+        "2,3,4\n1,2,3\n",
+        "0\n1\n2\n",
+        "0,1\n3,-2\n",
+        "1,2,3\n-4,0,1\n",
+    ],
 )
 def test_samples_that_may_number_the_columns(tmp_path, text):
     """Of two columns, the first may number the samples."""

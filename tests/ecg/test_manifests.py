@@ -38,10 +38,6 @@ def test_splits_are_those_of_the_table(records, capsys):
             r"the patient p 1, which is probably P  1, is in both train \(line 2\) and val \(line 4\)",
         ),
         (
-            {"split": SPLIT, "patient": ["07", "P1", "7", *[f"p{n}" for n in range(4, COUNT + 1)]]},
-            r"the patient 7, which is probably 07, is in both train \(line 2\) and val \(line 4\)",
-        ),
-        (
             {"fold": [n % 4 for n in range(COUNT)], "patient": ["p1"] * 4 + [f"p{n}" for n in range(4, COUNT)]},
             r"the patient p1 is in both train \(line 2\) and val \(line 4\)",
         ),

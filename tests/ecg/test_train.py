@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -108,6 +109,18 @@ def test_folds_visit_every_record_once(made):
     entries, _ = sources.challenge(made)
     tested = [k for fold in range(5) for k in split_records(entries, SplitOptions(fold=fold, folds=5), "m")[0]["test"]]
     assert sorted(tested) == list(range(60))
+
+
+def test_random_splits_keep_spellings_of_a_patient_together(made):
+    """They were divided, or the package refused its own split."""
+    entries, _ = sources.challenge(made)
+    names = [(f"{n}", f"0{n}", f"p {n}", f"P  {n}")[k % 4] for k in range(60) for n in [k // 4]]
+    entries = [replace(one, patient=name, group=f"m\n{name}") for one, name in zip(entries, names)]
+    for options in (SplitOptions(), *(SplitOptions(fold=fold, folds=3) for fold in range(3))):
+        split, _ = split_records(entries, options, "m")
+        part = {place: name for name, places in split.items() for place in places}
+        assert len(part) == 60
+        assert all(part[k] == part[k + 1] and part[k + 2] == part[k + 3] for k in range(0, 60, 4))
 
 
 def manifest(tmp_path, made, **columns):

@@ -425,6 +425,10 @@ def test_a_dash_beside_a_plus_is_an_absent_label(tmp_path):
     text = "case_id,EGFR,KRAS\na,+,1\nb,-,-\nc,+,0\nd,,1\n"
     found = m.read_manifest(table(tmp_path, text), "labels", Columns(labels=("EGFR", "KRAS")))
     assert [case.labels for case in found.cases.values()] == [(1, 1), (0, None), (1, 0), (None, 1)]
+    mixed = m.read_manifest(
+        table(tmp_path, text.replace("d,,1", "d,neg,1")), "labels", Columns(labels=("EGFR", "KRAS"))
+    )
+    assert [case.labels[0] for case in mixed.cases.values()] == [1, None, 1, 0]  # others are marked: it may be unknown
     several = Columns(several=(("EGFR", "classification"), ("KRAS", "label")))
     found = m.read_manifest(table(tmp_path, text), "several", several)
     assert [case.targets["EGFR"] for case in found.cases.values()] == ["+", "-", "+", None]

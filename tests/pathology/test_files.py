@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 import zipfile
 from pathlib import Path
 
@@ -218,29 +217,8 @@ def test_two_bags_of_a_slide_are_refused_unless_formats_differ(bag, tmp_path):
     (tmp_path / "b.h5").mkdir()
     assert list_bags(tmp_path) == {"a": tmp_path / "a.h5"}
     write_bag(tmp_path / "h5_files" / "a.svs.h5", bag, "test")
-    with pytest.raises(InputError, match=r"duplicate bags of the slide a: a\.h5 and h5_files/a\.svs\.h5; remove"):
+    with pytest.raises(InputError, match=r"duplicate bags of the slide a: a\.h5 and h5_files/a\.svs\.h5"):
         list_bags(tmp_path)
-
-
-@pytest.mark.parametrize(("first", "second"), [("a.h5", "a.pt"), ("h5_files/a.h5", "pt_files/a.pt"), ("a.pt", "a.npy")])
-def test_bags_of_a_slide_in_two_formats_have_features_of_one_shape(bag, tmp_path, first, second):
-    """The first one was used without a word."""
-    for name, length in ((first, 20), (second, 9)):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        values = np.ones((length, 6), dtype=np.float32)
-        if name.endswith(".h5"):
-            write(tmp_path / name, uni=values)
-        elif name.endswith(".pt"):
-            torch.save({"uni": torch.from_numpy(values)}, tmp_path / name)
-        else:
-            np.save(tmp_path / name, values)
-    message = (
-        f"duplicate bags of the slide a: {first} and {second}, with features of the shapes (20, 6) and (9, 6); remove"
-    )
-    with pytest.raises(InputError, match=re.escape(message)):
-        list_bags(tmp_path, "uni")
-    (tmp_path / second).write_bytes(b"damaged")  # an error only where it is used
-    assert list_bags(tmp_path, "uni") == {"a": tmp_path / first}
 
 
 def test_numbers_beyond_single_precision_give_no_warning(bag, tmp_path, recwarn):
@@ -332,7 +310,7 @@ def test_bags_of_a_folder(bag, tmp_path):
         write_bag(tmp_path / place, bag, "test")
     (tmp_path / "pt_files").mkdir()
     for name in ("a", "c"):
-        torch.save(torch.zeros(len(bag), 6), tmp_path / "pt_files" / f"{name}.pt")
+        torch.save(torch.zeros(2, 6), tmp_path / "pt_files" / f"{name}.pt")
     found = list_bags(tmp_path)
     assert {name: file.suffix for name, file in found.items()} == {"a": ".h5", "b": ".h5", "c": ".pt"}
     empty = tmp_path / "empty"
