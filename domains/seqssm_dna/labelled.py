@@ -438,14 +438,13 @@ def _check_groups(found: Labelled) -> None:
         return
     alike, notes = other_spellings(found.groups, "group")
     found.notes += notes
-    if found.splits is None:
-        found.groups = [alike.get(name, name) for name in found.groups]
-        return
+    splits = found.splits or []
+    found.groups = found.groups if splits else [alike.get(name, name) for name in found.groups]
     first: dict[str, int] = {}
-    for row, (group, split) in enumerate(zip(found.groups, found.splits)):
+    for row, (group, split) in enumerate(zip(found.groups, splits)):
         other = first.setdefault(group, row)
-        if found.splits[other] != split:
-            message = f"group {group!r} is in {found.splits[other]} ({found.places[other]}) and in {split}"
+        if splits[other] != split:
+            message = f"group {group!r} is in {splits[other]} ({found.places[other]}) and in {split}"
             raise InputError(
                 f"{message}; all rows of a group must be in one split", file=found.path, place=found.places[row]
             )

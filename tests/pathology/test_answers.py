@@ -426,7 +426,9 @@ def test_a_dash_beside_a_plus_is_an_absent_label(tmp_path):
     found = m.read_manifest(table(tmp_path, text), "labels", Columns(labels=("EGFR", "KRAS")))
     assert [case.labels for case in found.cases.values()] == [(1, 1), (0, None), (1, 0), (None, 1)]
     mixed = m.read_manifest(
-        table(tmp_path, text.replace("d,,1", "d,neg,1")), "labels", Columns(labels=("EGFR", "KRAS"))
+        table(tmp_path, text.replace("d,,1", "d,neg,1").replace("b,-,-", "b,-,0")),
+        "labels",
+        Columns(labels=("EGFR", "KRAS")),
     )
     assert [case.labels[0] for case in mixed.cases.values()] == [1, None, 1, 0]  # others are marked: it may be unknown
     several = Columns(several=(("EGFR", "classification"), ("KRAS", "label")))
